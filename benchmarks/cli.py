@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in entries.items())
     parser = CommandParser(
         prog="graph-bench",
-        description="Measures speed: what is compared runs in turn within one run, results are medians and quartiles.",
+        description="Measure speed. Competitors alternate within one run; results are medians and quartiles.",
         epilog=f"subcommands (graph-bench NAME --help):\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

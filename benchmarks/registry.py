@@ -36,42 +36,47 @@ class Entry:
 
 
 BENCHMARKS: Mapping[str, Entry] = {
-    "ceilings": Entry("benchmarks.step.ceilings", "how fast this machine multiplies matrices and copies memory", ()),
+    "ceilings": Entry("benchmarks.step.ceilings", "speed of matrix products and memory copies on this machine", ()),
     "step": Entry(
-        "benchmarks.step.whole_step", "the whole training step: our kernels and OneFlow's, graph and eager, PyTorch", ()
+        "benchmarks.step.whole_step",
+        "the training step with our and OneFlow's kernels, as a graph and eagerly, and in PyTorch",
+        (),
     ),
-    "graph-vs-eager": Entry("benchmarks.step.graph_vs_eager", "what the graph gains, and when compiling has paid"),
+    "graph-vs-eager": Entry(
+        "benchmarks.step.graph_vs_eager",
+        "speedup of the compiled step over the eager one, and steps until compiling pays off",
+    ),
     "peers": Entry(
-        "benchmarks.step.peers_comparison", "our step against PyTorch's ways, and OneFlow as it comes", None
+        "benchmarks.step.peers_comparison", "our training step compared with PyTorch and stock OneFlow", None
     ),
-    "kernels": Entry("benchmarks.step.kernels", "each fused kernel against what it replaces", ()),
+    "kernels": Entry("benchmarks.step.kernels", "each fused kernel compared with the ops that it replaces", ()),
     "end-to-end": Entry(
-        "benchmarks.training.end_to_end", "epochs through the command line, and through PyTorch and OpenCV"
+        "benchmarks.training.end_to_end", "epochs of graph-train compared with a PyTorch loop and an OpenCV loader"
     ),
     "inference": Entry(
         "benchmarks.inference.inference",
         "validation and prediction as whole commands compared with YOLOv5, and the network with onnxruntime",
         None,
     ),
-    "scaling": Entry("benchmarks.step.scaling", "one batch on more and more ranks, and the bytes they send", None),
-    "ops": Entry("benchmarks.step.ops", "every op of a compiled step: how long it takes, and who computes it"),
+    "scaling": Entry("benchmarks.step.scaling", "strong scaling over ranks, and the bytes that they send", None),
+    "ops": Entry("benchmarks.step.ops", "time and kernel owner of every op of a compiled step"),
     "saving": Entry(
-        "benchmarks.resilience.saving", "what saving costs, and how soon a resumed run is back at work", ()
+        "benchmarks.resilience.saving", "cost of saving checkpoints, and time until a resumed run trains again", ()
     ),
     "start": Entry(
-        "benchmarks.resilience.start", "how long the first training step and the prediction of one image take", None
+        "benchmarks.resilience.start", "time until the first training step, and until one image is predicted", None
     ),
     "kills": Entry(
-        "benchmarks.resilience.kills", "trainings that are killed at random moments and resumed, byte for byte", None
+        "benchmarks.resilience.kills", "trainings killed at random moments and resumed, compared byte for byte", None
     ),
     "accuracy": Entry(
         "benchmarks.training.accuracy",
-        "whether it trains as well as PyTorch, and as well with --amp, over several seeds",
+        "accuracy compared with PyTorch, and of --amp with float32, over several seeds",
         None,
     ),
-    "soak": Entry("benchmarks.resilience.soak", "what a long training holds: memory, files, threads", None),
+    "soak": Entry("benchmarks.resilience.soak", "memory, file descriptors and threads during a long training", None),
     "pipeline": Entry(
-        "benchmarks.data.pipeline", "images per second of the data pipeline and its stages, and of OpenCV", ()
+        "benchmarks.data.pipeline", "images per second of the data pipeline, of its stages, and of an OpenCV loader", ()
     ),
     "data-scale": Entry(
         "benchmarks.data.data_scale", "processor time and memory for 118,287 images before and during the steps", None
@@ -79,7 +84,7 @@ BENCHMARKS: Mapping[str, Entry] = {
 }
 
 COMMANDS: Mapping[str, Entry] = {
-    "all": Entry("benchmarks.all_benchmarks", "runs the shorter benchmarks sequentially into one folder"),
-    "report": Entry("benchmarks.report", "turns result files into docs/benchmarks.md with pictures"),
+    "all": Entry("benchmarks.all_benchmarks", "run the shorter benchmarks sequentially"),
+    "report": Entry("benchmarks.report", "write docs/benchmarks.md with plots from result files"),
 }
 """Subcommands that are not benchmarks; they have `add_arguments(parser)` and `run(flags) -> exit code`."""

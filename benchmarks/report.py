@@ -36,7 +36,7 @@ Competitors ran in turn (A B A B …) within one run, after a warm-up, each in i
 others ran. Numbers are medians with quartiles; ratios were taken within each turn, so that other load on the machine
 affects both sides. To repeat one benchmark, see `uv run graph-bench NAME --help`; `uv run graph-bench all --out FOLDER`
 repeats all that take minutes. A newer result replaces an older one of the same benchmark and settings; an older result
-that was measured again only in part has a note.
+of which only some rows were measured again has a note.
 """
 
 

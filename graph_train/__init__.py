@@ -7,8 +7,12 @@ use, so that importing the package is fast.
 
 from typing import TYPE_CHECKING, Any
 
+from graph_train.host.own_modules import import_own_packages
+
 if TYPE_CHECKING:
     from graph_train.api import export, load, predict, train, validate
+
+import_own_packages()
 
 __all__ = ["export", "load", "predict", "train", "validate"]
 

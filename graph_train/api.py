@@ -16,9 +16,10 @@ to the logger `graph_train`. OneFlow is imported by the first call.
 
 from typing import TYPE_CHECKING, Any
 
-from graph_train.settings.export_options import export_options
-from graph_train.settings.predict_options import detector_options, predict_options
-from graph_train.settings.val_options import val_options
+from graph_train.settings.export_options import ExportOptions
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.predict_options import DetectorOptions, PredictOptions
+from graph_train.settings.val_options import ValOptions
 from kernels.host.process_settings import configure_process
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def validate(**flags: Any) -> "EvaluationResult":
     Raises:
         ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
-    options = val_options(**flags)
+    options = options_of(ValOptions, flags)
     configure_process()
     from graph_train.validation.evaluate import evaluate
 
@@ -73,7 +74,7 @@ def predict(**flags: Any) -> "PredictionResult":
     Raises:
         ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
-    options = predict_options(**flags)
+    options = options_of(PredictOptions, flags)
     configure_process()
     from graph_train.prediction.predict import predict_sources
 
@@ -86,11 +87,11 @@ def load(weights: Any, **flags: Any) -> "ImageDetector":
     Args:
         weights: a weight file, or several for an ensemble.
         flags: `imgsz`, `conf_thres`, `iou_thres`, `max_det`, `classes`, `agnostic_nms`, `augment`, `batch_size`,
-            `data`, `device`, `workers`, `graph` and `kernels`, as in `graph-predict`.
+            `data`, `device`, `workers`, `graph`, `kernels` and `allow_download`, as in `graph-predict`.
     Raises:
         ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
     """
-    options = detector_options(weights=weights, **flags)
+    options = options_of(DetectorOptions, {"weights": weights, **flags})
     configure_process()
     from graph_train.prediction.image_detector import ImageDetector
 
@@ -104,7 +105,7 @@ def export(**flags: Any) -> "ExportResult":
         ValueError, OSError: a setting or a file is invalid; the message is one line with the remedy.
         RuntimeError: the results of an ONNX file differ from the network's; the file is not written.
     """
-    options = export_options(**flags)
+    options = options_of(ExportOptions, flags)
     configure_process()
     from graph_train.exporting.export import export_weights
 

@@ -160,7 +160,7 @@ def _prepare_gpu(number: int) -> None:
         return
     capabilities = compute_capabilities()
     if number >= len(capabilities):
-        raise ValueError(f"cuda:{number}: NVIDIA's driver knows {len(capabilities)} GPUs here; use --device cpu")
+        raise ValueError(f"cuda:{number}: NVIDIA's driver reports {len(capabilities)} GPUs; use --device cpu")
     architecture = nvrtc.architecture_for(capabilities[number])
     try:
         images = cuda_build.ensure_compiled(architecture)
@@ -182,12 +182,12 @@ def _load(path: Path) -> ctypes.CDLL:
     ctypes.CDLL(str(plugin_build.onednn_library()))
     try:
         flow.utils.load_library(str(path))
-    except flow._oneflow_internal.exception.Exception as error:  # no RuntimeError
+    except flow._oneflow_internal.exception.Exception as error:  # ctypes raises OSError, not RuntimeError
         reason = (str(error).split("Error is: ")[-1].splitlines() or ["no reason given"])[0]
         raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {reason}; remove the file") from error
     library = ctypes.CDLL(str(path))
     if not library.graph_train_order_job_queue():  # no graph runs: see Sync above
-        _log.warning("this build of OneFlow may crash where a small graph ends before its start is recorded")
+        _log.warning("this build of OneFlow may crash if a small graph ends before its start is recorded")
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)
     return library

@@ -44,8 +44,8 @@ def _preload_cuda_libraries() -> None:
     """Load the libraries that OneFlow links against; missing ones may be provided by the system.
 
     OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
-    its functions are found first, because it is loaded first. cuDNN opens NVRTC when it needs it, looks for it in other
-    folders than that of the wheel, and finds it only if it is loaded already.
+    its functions are found first, because it is loaded first. cuDNN opens NVRTC on demand, but does not search the
+    folder of its wheel, so it must be loaded already.
     """
     on_gpus = (*((_NCCL,) if _has_nccl() else ()), *((_NVRTC,) if _has_driver() else ()))
     for package, name in (*on_gpus, *_CUDA_LIBRARIES):
@@ -73,7 +73,7 @@ def _has_nccl() -> bool:
 
 
 _MIN_ADDRESS_BYTES = 7 * 10**9
-"""Libraries, threads and a tiny network map 6.7 GB on two cores; with less, some of them hang."""
+"""Libraries, threads and a tiny network map 6.7 GB of address space on two cores; with less, some of them hang."""
 
 
 def _require_addresses() -> None:
@@ -84,7 +84,7 @@ def _require_addresses() -> None:
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_BYTES:
-        raise MemoryError(f"OneFlow and DALI need {_MIN_ADDRESS_BYTES / 1e9:.0f} GB of addresses")
+        raise MemoryError(f"OneFlow and DALI need {_MIN_ADDRESS_BYTES / 1e9:.0f} GB of address space")
 
 
 def _import_oneflow() -> Any:
@@ -111,12 +111,12 @@ _HIDDEN_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_man
 
 
 class StderrFilter:
-    """Context manager that drops known harmless lines of OneFlow's native code from stderr: that there is no InfiniBand
-    and, without an NVIDIA driver, no CUDA. All other lines appear when the context ends."""
+    """Context manager that drops known harmless lines of OneFlow's native code from stderr, about missing InfiniBand
+    and, without an NVIDIA driver, missing CUDA. All other lines appear when the context ends."""
 
     def __enter__(self) -> None:
         sys.stderr.flush()
-        # In memory, because there may be no folder that can be written.
+        # In memory, because there may be no writable folder.
         self._saved, self._kept = os.dup(2), os.fdopen(os.memfd_create("stderr"), "w+b")
         os.dup2(self._kept.fileno(), 2)
 

@@ -182,7 +182,7 @@ class C3(nn.Module):
 
 
 class C3x(C3):
-    """C3 of cross convolutions."""
+    """C3 with cross convolutions."""
 
     def inner_blocks(
         self, channels: int, *, activation: Module, repeats: int = 1, shortcut: bool = True, groups: int = 1
@@ -192,7 +192,7 @@ class C3x(C3):
 
 
 class C3TR(C3):
-    """C3 of transformer layers."""
+    """C3 with transformer layers."""
 
     def inner_blocks(self, channels: int, *, activation: Module, repeats: int = 1, **_: Any) -> Module:
         """Return a transformer of `repeats` layers, which have their own activation."""
@@ -200,7 +200,7 @@ class C3TR(C3):
 
 
 class C3SPP(C3):
-    """C3 of spatial pyramid pooling."""
+    """C3 with spatial pyramid pooling."""
 
     def inner_blocks(
         self, channels: int, *, activation: Module, kernels: Sequence[int] = (5, 9, 13), **_: Any
@@ -210,7 +210,7 @@ class C3SPP(C3):
 
 
 class C3Ghost(C3):
-    """C3 of ghost bottlenecks."""
+    """C3 with ghost bottlenecks."""
 
     def inner_blocks(self, channels: int, *, activation: Module, repeats: int = 1, **_: Any) -> Module:
         """Return `repeats` ghost bottlenecks."""
@@ -280,7 +280,7 @@ class Focus(nn.Module):
 
 
 class GhostConv(nn.Module):
-    """Half of the channels by a convolution, the other half from these by a 5x5 depth-wise one.
+    """Ghost convolution: half of the channels from a convolution, the other half from these by a 5x5 depth-wise one.
 
     Source: arXiv:1911.11907.
     """

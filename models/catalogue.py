@@ -65,7 +65,7 @@ def _ratio(value: object) -> float:
 
 def _scale(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= MAX_INTEGER or value % 1:
-        raise ArgumentError(f"must be a whole number from 1 to {MAX_INTEGER}")
+        raise ArgumentError(f"must be an integer from 1 to {MAX_INTEGER}")
     return int(value)
 
 
@@ -99,13 +99,13 @@ def _borders(value: object) -> tuple[int, int, int, int]:
 
 def _nearest(value: object) -> str:
     if value != "nearest":
-        raise ArgumentError("must be 'nearest', the only mode offered")
+        raise ArgumentError("must be 'nearest', the only supported mode")
     return "nearest"
 
 
 def _channel_axis(value: object) -> int:
     if value != 1 or not _is_int(value):
-        raise ArgumentError("must be 1: only channels can be joined")
+        raise ArgumentError("must be 1: only channels can be concatenated")
     return 1
 
 
@@ -165,7 +165,7 @@ def parse_activation(text: object) -> Activation:
         and abs(argument.value) <= MAX_INTEGER
     ]
     if len(values) != len(node.args) or any(keyword.arg != "inplace" for keyword in node.keywords):
-        raise ArgumentError("may have plain, finite numbers as arguments only")
+        raise ArgumentError("may have only finite numbers as arguments")
     if len(values) > ACTIVATIONS[name]:
         raise ArgumentError(f"takes at most {ACTIVATIONS[name]} number(s)")
     return Activation(name, tuple(values))
@@ -241,9 +241,10 @@ class Parameter:
 class BlockRule:
     """How to read a row with this block.
 
-    channels: "scaled": the first argument is the number of output channels, multiplied by the width multiple; "kept":
-        the number of input channels; "joined": the sum over the inputs; "none": the head. repeats_inside: the block
-        repeats its inner part; any other block is stacked.
+    Attributes:
+        channels: number of output channels. "scaled": the first argument times the width multiple; "kept": that of the
+            input; "joined": the sum over the inputs; "none": the head.
+        repeats_inside: whether the block repeats its inner part; other blocks are stacked.
     """
 
     parameters: tuple[Parameter, ...]
@@ -252,8 +253,7 @@ class BlockRule:
     size: Callable[[Size, Arguments], Size] = field(default=_unchanged)
 
     def read(self, values: Sequence[object]) -> dict[str, Any]:
-        """Validate the positional values of a row and return them by name; raise ArgumentError without file and
-        line."""
+        """Validate the positional values of a row and return them by name; an ArgumentError has no file and line."""
         if len(values) > len(self.parameters):
             names = ", ".join(parameter.name for parameter in self.parameters) or "none"
             raise ArgumentError(f"has {len(values)} arguments; it takes at most {len(self.parameters)}: {names}")
@@ -261,7 +261,7 @@ class BlockRule:
         for position, parameter in enumerate(self.parameters):
             value = values[position] if position < len(values) else parameter.default
             if value is REQUIRED:
-                raise ArgumentError(f"lacks its argument {position + 1}, {parameter.name}")
+                raise ArgumentError(f"needs argument {position + 1}, {parameter.name}")
             try:
                 read[parameter.name] = parameter.check(value)
             except ArgumentError as problem:

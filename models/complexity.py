@@ -58,7 +58,7 @@ class Complexity:
 
     @property
     def headline(self) -> str:
-        """One line: modules, parameters, gradients, GFLOPs."""
+        """A one-line summary: modules, parameters, gradients, GFLOPs."""
         return (
             f"{self.modules} modules, {self.parameters:,} parameters, {self.trainable:,} trained, "
             f"{self.flops / 1e9:.1f} GFLOPs at {self.image_px} px"

@@ -1,6 +1,6 @@
 """Elementwise binary cross-entropy and its variants for the objectness and class losses.
 
-Every module takes logits and targets of one shape and returns the loss of each element, unreduced.
+Every module takes logits and targets of the same shape and returns the unreduced loss of each element.
 """
 
 from kernels.runtime import Tensor, flow
@@ -28,7 +28,7 @@ class BinaryCrossEntropy(flow.nn.Module):
         self.register_buffer("positive_weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets are float32 of the same shape, targets in [0, 1]."""
         return flow._C.binary_cross_entropy_with_logits_loss(
             logits, targets, weight=None, pos_weight=self.positive_weight, reduction="none"
         )
@@ -50,7 +50,7 @@ class FocalLoss(flow.nn.Module):
         self._gamma, self._alpha = gamma, alpha
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets are float32 of the same shape, targets in [0, 1]."""
         probability = flow.sigmoid(logits)
         p_t = targets * probability + (1 - targets) * (1 - probability)
         return self.base(logits, targets) * class_weight(targets, self._alpha) * flow.pow(1.0 - p_t, self._gamma)

@@ -56,7 +56,7 @@ class Detect(nn.Module):
         """Replace the anchors, (levels, anchors, 2) in px, in the order of the levels."""
         anchors = np.asarray(anchors_px, np.float32)
         if anchors.shape != tuple(self.anchors.shape):
-            raise ValueError(f"anchors of shape {anchors.shape}: the head has {tuple(self.anchors.shape)}")
+            raise ValueError(f"anchors of shape {anchors.shape}: expected {tuple(self.anchors.shape)}")
         self.anchors.copy_(flow.tensor(self._in_cells(anchors)))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

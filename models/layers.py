@@ -57,7 +57,7 @@ class Conv2d(nn.Conv2d):
     """Convolution in both layouts, without OneFlow's initialisation, which takes seconds for large networks."""
 
     weight_index: int | None = None
-    """Index of the weight among those that the network packs together; None if it is not part of a network."""
+    """Index among the weights that the network packs together; None outside a network."""
 
     def reset_parameters(self) -> None:
         """Do nothing: `models.initialise` sets the values."""

@@ -91,9 +91,11 @@ class DetectionLoss(flow.nn.Module):
         self._fuses = fused_iou
         self.head = head
         if head.levels > len(_BALANCE):
-            raise ValueError(f"a head of {head.levels} levels: the objectness is balanced for at most {len(_BALANCE)}")
+            raise ValueError(f"a head of {head.levels} levels: at most {len(_BALANCE)} are supported")
         if config.autobalance and _REFERENCE_STRIDE not in head.stride:
-            raise ValueError(f"autobalance with strides {head.stride}: needs a level of stride {_REFERENCE_STRIDE}")
+            raise ValueError(
+                f"autobalance with strides {head.stride}: requires a level with stride {_REFERENCE_STRIDE}"
+            )
         self._reference_level = head.stride.index(_REFERENCE_STRIDE) if config.autobalance else 0
         balance = _BALANCE_3_LEVELS if head.levels == 3 else _BALANCE[: head.levels]
         self.register_buffer("balance", flow.tensor(balance, dtype=flow.float32))
@@ -159,7 +161,8 @@ class DetectionLoss(flow.nn.Module):
         width, anchors = 5 + self.head.num_classes, self.head.anchors
         if len(maps) != self.head.levels or labels.ndim != 3 or labels.shape[2] != 5:
             raise ValueError(
-                f"{len(maps)} maps and labels {tuple(labels.shape)}: needs {self.head.levels} maps and labels (B, T, 5)"
+                f"{len(maps)} maps and labels {tuple(labels.shape)}: expected {self.head.levels} maps and labels (B, "
+                "T, 5)"
             )
         for level in maps:
             shape = tuple(level.shape)

@@ -39,10 +39,12 @@ class LossConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0; 1 is neutral")
         if not self.anchor_t > 1:
-            raise ValueError(f"anchor_t={self.anchor_t}: must be above 1, or no label fits any anchor; YOLOv5 uses 4")
+            raise ValueError(
+                f"anchor_t={self.anchor_t}: must be above 1, otherwise no label fits any anchor; YOLOv5 uses 4"
+            )
         for name in ("label_smoothing", "gr"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be between 0 and 1")
 
     def scaled(self, *, heads: int, classes: int, image_px: int) -> "LossConfig":
         """Return the config with gains scaled to the number of levels and classes and the image size."""

@@ -51,13 +51,13 @@ def read_oneflow_folder(path: Path) -> Any:
     if not os.path.lexists(pickle_path):
         return {entry.name: path_reference(entry.name) for entry in sorted(path.iterdir()) if (entry / "out").is_file()}
     if _file_bytes(pickle_path) > _MAX_PICKLE_BYTES:
-        raise ValueError(f"{pickle_path}: larger than any weight file's index")
+        raise ValueError(f"{pickle_path}: too large for the index of a weight file")
     try:
         content = read_pickle(pickle_path.read_bytes(), Allowed(is_plain_or_module, PLAIN_REDUCERS))
     except ValueError as error:
         raise ValueError(f"{pickle_path}: {error}") from None
     if not isinstance(content, dict) or content.get("protocol_version") != 1 or "data" not in content:
-        raise ValueError(f"{pickle_path}: not of the format that OneFlow 0.9 writes (protocol version 1)")
+        raise ValueError(f"{pickle_path}: not in the format of OneFlow 0.9 (protocol version 1)")
     return content["data"]
 
 
@@ -80,11 +80,11 @@ def _file_bytes(file: Path) -> int:
     """Return the size of a regular file.
 
     Raises:
-        ValueError: a link, a pipe or the like.
+        ValueError: not a regular file.
     """
     status = file.lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{file}: a link or no regular file; copy the folder with the files themselves")
+        raise ValueError(f"{file}: not a regular file; copy the folder with its files instead of links")
     return status.st_size
 
 
@@ -103,7 +103,7 @@ def read_tensors(folder: Path, tensors: Mapping[str, Instance]) -> dict[str, npt
         bytes_left += arrays[name].nbytes * (-1 if tensor.state["path"] in seen else _MAX_SHARES - 1)
         seen.add(tensor.state["path"])
         if bytes_left < 0:
-            raise ValueError(f"{folder}: damaged: its tensors hold more numbers than its files")
+            raise ValueError(f"{folder}: damaged: its tensors have more elements than its files")
     return arrays
 
 
@@ -115,12 +115,12 @@ def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     """
     name = tensor.state["path"]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name) or not (folder / name).is_dir():
-        raise ValueError(f"{folder}: names a tensor folder {escaped(name)} that is not in it")
+        raise ValueError(f"{folder}: refers to a missing tensor folder {escaped(name)}")
     where = folder / name
     if where.is_symlink():
-        raise ValueError(f"{where}: a link; copy the folder with the files themselves")
+        raise ValueError(f"{where}: a link; copy the folder with its files instead of links")
     if _file_bytes(where / "meta") > _MAX_META_BYTES:
-        raise ValueError(f"{where}/meta: larger than any tensor's description")
+        raise ValueError(f"{where}/meta: too large for the description of a tensor")
     text = (where / "meta").read_text(encoding="utf-8", errors="replace")
     shape = tuple(int(size) for size in re.findall(r"\bdim:\s*(\d{1,12})\b", text))
     kinds = re.findall(r"\bdata_type:\s*(\w+)", text)
@@ -129,5 +129,5 @@ def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     element = np.dtype(_TYPES[kinds[0]])
     size = _file_bytes(where / "out")
     if size != math.prod(shape) * element.itemsize:
-        raise ValueError(f"{where}/out: {size} bytes, its description says shape {shape} of {element.name}; damaged")
+        raise ValueError(f"{where}/out: {size} bytes, but its description has shape {shape} of {element.name}; damaged")
     return np.fromfile(where / "out", element).reshape(shape)

@@ -28,7 +28,7 @@ def typical_label_capacity(labels: Sequence[npt.NDArray[np.floating]], tiles: in
 
 
 def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt.NDArray[np.float32]:
-    """Pad the labels of each image to the same number of slots, in their order.
+    """Pad the labels of each image to the same number of slots, keeping their order.
 
     Args:
         rows: (n, 6) image number in the batch, class, centre x, centre y, width, height; images in any order.
@@ -37,7 +37,7 @@ def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt
     Returns:
         (B, T, 5) float32, C-contiguous; unused slots have class -1 and zeros.
     Raises:
-        ValueError: a row of no image of the batch, or an image with more labels than slots.
+        ValueError: a row refers to an image outside the batch, or an image has more labels than slots.
     """
     padded = np.zeros((batch, capacity, 5), np.float32)
     padded[:, :, 0] = -1.0
@@ -48,7 +48,9 @@ def pad_labels(rows: npt.NDArray[np.floating], batch: int, capacity: int) -> npt
         raise ValueError(f"labels for image {image.min()} to {image.max()} in a batch of {batch}")
     counts = np.bincount(image, minlength=batch)
     if counts.max() > capacity:
-        raise ValueError(f"{counts.max()} labels in one image but {capacity} slots: use label_capacity({counts.max()})")
+        raise ValueError(
+            f"{counts.max()} labels in an image, but only {capacity} slots; use label_capacity({counts.max()})"
+        )
     order = np.argsort(image, kind="stable")
     first = np.concatenate(([0], np.cumsum(counts)[:-1]))
     slot = np.arange(len(rows)) - first[image[order]]

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_OPCODES = 5_000_000
-"""Far above any weight file (YOLOv5x6 has about 250,000); limits the time that a crafted file can take."""
+"""Limit on opcodes, so that a crafted file cannot take long; YOLOv5x6 has about 250,000."""
 MAX_COPIED = 1_000_000
-"""Total items in containers passed to functions, whose stand-ins copy them: otherwise each opcode could copy the
-largest container again."""
+"""Limit on the total items of containers that calls copy; otherwise each opcode could copy the largest one again."""
 MAX_KEY_LENGTH = 1000
-"""Characters or bits; hashing a key takes time proportional to its length."""
+"""Limit on the length of a key in characters or bits, because the time to hash it is proportional to its length."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Allowed:
 
     Attributes:
         is_allowed: returns whether a global is allowed.
-        reducers: harmless stand-ins, called with the arguments, by function name. A call of any other allowed global
-            becomes an `Instance`.
+        reducers: harmless replacements of functions, by name, called with the arguments. A call of any other allowed
+            global becomes an `Instance`.
     """
 
     is_allowed: Callable[[Global], bool]
@@ -85,7 +84,7 @@ def read_pickle(
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > MAX_OPCODES:
-                raise PickleError("is longer than any weight file")
+                raise PickleError("has more opcodes than any weight file")
             if opcode.name == "STOP":
                 return machine.result()
             machine.execute(opcode.name, argument)
@@ -93,11 +92,11 @@ def read_pickle(
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
         raise PickleError(f"is damaged: {type(error).__name__}: {escaped(error)}") from None
-    raise PickleError("is damaged: it ends too early")
+    raise PickleError("is damaged: unexpected end")
 
 
 def _no_persistent() -> Any:
-    raise PickleError("refers to data outside of itself")
+    raise PickleError("refers to external data")
 
 
 def checked_key(value: Any) -> Any:
@@ -108,10 +107,10 @@ def checked_key(value: Any) -> Any:
     """
     # Only flat keys: hashing a tuple that contains itself many times would never end.
     if not isinstance(value, (str, int, float, bytes, bool, type(None))):
-        raise PickleError(f"has a key of type {type(value).__name__}; text or a number was expected")
+        raise PickleError(f"has a key of type {type(value).__name__}; expected text or a number")
     length = value.bit_length() if isinstance(value, int) else len(value) if isinstance(value, (str, bytes)) else 0
     if length > MAX_KEY_LENGTH:
-        raise PickleError(f"has a key of type {type(value).__name__} that is longer than any name")
+        raise PickleError(f"has a key of type {type(value).__name__} that is too long")
     return value
 
 
@@ -136,7 +135,7 @@ class _Machine:
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         elif name not in _IGNORED:
-            raise PickleError(f"uses the opcode {name}, which no weight file needs")
+            raise PickleError(f"uses the opcode {name}, which is not allowed in weight files")
 
     # --- memo and marks ---
 
@@ -205,7 +204,7 @@ class _Machine:
 
     def _target(self, kind: type) -> Any:
         if not isinstance(self._stack[-1], kind):
-            raise PickleError(f"is damaged: a {kind.__name__} was expected")
+            raise PickleError(f"is damaged: expected a {kind.__name__}")
         return self._stack[-1]
 
     def _items(self) -> dict[Any, Any]:
@@ -224,25 +223,23 @@ class _Machine:
 
     def _push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("is damaged: a name was expected")
+            raise PickleError("is damaged: expected a name")
         found = Global(module, name)
         if not self._allowed.is_allowed(found):
-            raise PickleError(
-                f"asks for {escaped(found)}, which no weight file needs; it is rejected, nothing was executed"
-            )
+            raise PickleError(f"refers to {escaped(found)}, which is not allowed in weight files; nothing was executed")
         self._stack.append(found)
 
     def call(self, _: Any) -> None:
         arguments, kind = self._stack.pop(), self._stack.pop()
         if not isinstance(kind, Global) or not isinstance(arguments, tuple):
-            raise PickleError("is damaged: it calls something that is no function")
+            raise PickleError("is damaged: it calls something that is not a function")
         reducer = self._allowed.reducers.get(str(kind))
         if reducer is None:
             self._stack.append(Instance(kind, arguments))
             return
         self._copied += sum(len(given) for given in arguments if isinstance(given, (list, tuple, dict, set)))
         if self._copied > MAX_COPIED:
-            raise PickleError("copies more than any weight file")
+            raise PickleError("copies more items than any weight file")
         self._stack.append(reducer(arguments))
 
     def call_with_keywords(self, _: Any) -> None:

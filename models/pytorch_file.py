@@ -117,9 +117,9 @@ class PyTorchFile:
         names = self._archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError("a zip archive, but not one of torch.save: give the .pt file that training wrote")
+            raise ValueError("a zip archive, but not written by torch.save; give the .pt file written by a training")
         if f"{roots[0]}constants.pkl" in names:
-            raise ValueError("a TorchScript program, not weights: give the .pt file that training wrote")
+            raise ValueError("a TorchScript program, not weights; give the .pt file written by a training")
         order = f"{roots[0]}byteorder"
         return roots[0], order in names and self._read(order, 16) == b"big"
 
@@ -148,7 +148,7 @@ class PyTorchFile:
         count = math.prod(tensor.shape)
         self._bytes_left -= count * element.itemsize
         if self._bytes_left < 0:
-            raise ValueError("damaged archive: its tensors hold more numbers than the file")
+            raise ValueError("damaged archive: its tensors have more elements than the file")
         raw = self._read(f"{self._root}data/{tensor.storage}", tensor.numel * element.itemsize)
         storage = np.frombuffer(raw, element)
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
@@ -170,7 +170,7 @@ def _check_format(file: BinaryIO, path: Path) -> None:
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
     if path.suffix == ".safetensors":  # a whole one never gets here
-        raise ValueError(f"{path}: empty, cut off or no safetensors file at all; use another copy")
+        raise ValueError(f"{path}: empty, truncated or not a safetensors file; use another copy")
     if start.startswith(_LEGACY_MAGIC) or start[257:262] == b"ustar":
         raise ValueError(
             f"{path}: written by torch.save in its format before version 1.6; get the weights in a newer one, or, if "
@@ -181,7 +181,7 @@ def _check_format(file: BinaryIO, path: Path) -> None:
             f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so load it "
             "nowhere; get the weights as .safetensors or as a .pt that training wrote"
         )
-    raise ValueError(f"{path}: not a file of torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
+    raise ValueError(f"{path}: not written by torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
 
 
 def _is_allowed(name: Global) -> bool:
@@ -196,7 +196,7 @@ def _is_allowed(name: Global) -> bool:
 def _storage(reference: Any) -> _Storage:
     """Parse PyTorch's persistent id: ("storage", storage class, key, device, number of elements)."""
     if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
-        raise ValueError("refers to something that is no tensor storage")
+        raise ValueError("refers to something that is not a tensor storage")
     _, kind, key, _, numel = reference
     if not isinstance(kind, Global) or kind.name not in _ELEMENTS or not isinstance(key, str):
         raise ValueError("has a tensor storage of an unknown type")
@@ -205,7 +205,7 @@ def _storage(reference: Any) -> _Storage:
 
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**40:
-        raise ValueError("has a tensor whose size is no sensible number")
+        raise ValueError("has a tensor with an invalid size")
     return value
 
 

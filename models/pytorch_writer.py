@@ -63,7 +63,7 @@ def write_pytorch(path: Path, content: Any) -> None:
         if isinstance(value, Parameter):
             return Call(Global("torch._utils", "_rebuild_parameter"), (value.values, False, _NO_HOOKS))
         if not isinstance(value, np.ndarray):
-            raise TypeError(f"{type(value).__name__}: not a value of a PyTorch file")
+            raise TypeError(f"{type(value).__name__}: not supported in PyTorch files")
         arrays.append(value)
         return _tensor(value, str(len(arrays) - 1))
 
@@ -79,7 +79,7 @@ def write_pytorch(path: Path, content: Any) -> None:
 def _tensor(value: npt.NDArray[Any], key: str) -> Call:
     """Return a tensor with its own storage."""
     if value.dtype.name not in _STORAGES:
-        raise TypeError(f"{value.dtype}: no type of a PyTorch tensor")
+        raise TypeError(f"{value.dtype}: not supported by PyTorch tensors")
     kind = Global("torch", _STORAGES[value.dtype.name])
     storage = PersistentId(("storage", kind, key, "cpu", int(value.size)))
     steps = tuple(int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) for axis in range(value.ndim))

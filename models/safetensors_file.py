@@ -53,7 +53,7 @@ def write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], metadata
     for name in names:
         value = arrays[name]
         if value.dtype.str[1:] not in _TYPES or value.dtype.byteorder == ">":
-            raise TypeError(f"{name}: a safetensors file holds no {value.dtype}")
+            raise TypeError(f"{name}: {value.dtype} is not supported by safetensors")
         end = start + value.nbytes
         header[name] = {"dtype": _TYPES[value.dtype.str[1:]], "shape": list(value.shape), "data_offsets": [start, end]}
         start = end

@@ -116,7 +116,7 @@ def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["mo
     if isinstance(top, Instance):
         return _from_network(top, "model", None, is_tensor)
     if not isinstance(top, dict):
-        raise ValueError(f"holds a {type(top).__name__} and no weights")
+        raise ValueError(f"contains a {type(top).__name__}, but no weights")
     epoch = top.get("epoch") if isinstance(top.get("epoch"), int) else None
     for part in (prefer, "ema" if prefer == "model" else "model"):
         network = top.get(part)
@@ -130,14 +130,14 @@ def find_weights(top: Any, is_tensor: Callable[[Any], bool], prefer: Literal["mo
     tensors = {str(name).removeprefix("module."): value for name, value in inner.items() if is_tensor(value)}
     if not tensors:
         keys = escaped(", ".join(str(key) for key in list(top)[:8]))
-        raise ValueError(f"holds no weights (its keys: {keys or 'none'})")
+        raise ValueError(f"contains no weights (its keys: {keys or 'none'})")
     return FoundWeights(tensors, "state_dict", epoch, None, None, None)
 
 
 def _from_network(network: Instance, part: Part, epoch: int | None, is_tensor: Callable[[Any], bool]) -> FoundWeights:
     tensors = dict(_entries(network, "", 0, is_tensor, [0]))
     if not tensors:
-        raise ValueError(f"its {part!r} ({escaped(network.kind)}) holds no weights")
+        raise ValueError(f"its {part!r} ({escaped(network.kind)}) contains no weights")
     state = network.state if isinstance(network.state, dict) else {}
     # Data-parallel training wraps the network.
     if all(name.startswith("module.") for name in tensors):
@@ -169,7 +169,7 @@ def _entries(
     skipped = skipped if isinstance(skipped, (set, list, tuple)) else ()
     count[0] += 1 + sum(map(len, (parameters, buffers, children, skipped)))
     if depth > _MAX_DEPTH or count[0] > _MAX_ENTRIES or len(prefix) > _MAX_PREFIX_LENGTH:
-        raise ValueError("its modules are nested without end")
+        raise ValueError("its modules are nested too deeply")
     excluded = {name for name in skipped if isinstance(name, str)}
     for name, value in parameters.items():
         if is_tensor(value):

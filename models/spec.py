@@ -55,9 +55,11 @@ _MAX_ANCHOR_PX = 1e5
 class LayerSpec:
     """One row of the yaml, resolved.
 
-    inputs: indices of the input layers; -1 is the image. arguments: keyword arguments of the block, without channels
-        and repeats. repeats: after the depth multiple; size: (height, width) of the output for a square image of
-        `PROBE_PX`.
+    Attributes:
+        inputs: indices of the input layers; -1 is the image.
+        arguments: keyword arguments of the block, without channels and repeats.
+        repeats: after multiplication by the depth multiple.
+        size: height and width of the output for a square image of `PROBE_PX`.
     """
 
     index: int
@@ -73,8 +75,8 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole network. The last layer is the detection head; `saved` lists the layers that others refer to, with
-    repeats."""
+    """A network, whose last layer is the head. `saved` lists the layers that other layers refer to, with
+    repetitions."""
 
     source: str
     num_classes: int
@@ -204,7 +206,7 @@ class _Builder:
             layer = self._layer(where, row, unscaled)
             weights += _weights(layer, unscaled)
             if weights > _MAX_WEIGHTS:
-                raise ValueError(f"{where}: {layer.kind} brings the network to more than {_MAX_WEIGHTS:.1e} weights")
+                raise ValueError(f"{where}: {layer.kind} makes the network larger than {_MAX_WEIGHTS:.1e} weights")
             self._layers.append(layer)
         return self._finish(anchors)
 
@@ -217,10 +219,13 @@ class _Builder:
         used = {index for layer in layers for index in layer.inputs}
         for layer in layers[:-1]:
             if layer.index not in used:
-                raise ValueError(f"{layer.where}: nothing uses layer {layer.index}; delete the row or use it")
+                raise ValueError(
+                    f"{layer.where}: the output of layer {layer.index} is unused; delete the row or use it"
+                )
         if head.arguments["num_classes"] != self._num_classes:
             raise ValueError(
-                f"{head.where}: Detect has {head.arguments['num_classes']} classes, nc is {self._num_classes}; write nc"
+                f"{head.where}: Detect has {head.arguments['num_classes']} classes, but nc is {self._num_classes}; "
+                "write nc"
             )
         own = head.arguments["anchors"]
         strides = tuple(self._stride(head, layers[index].size) for index in head.inputs)
@@ -253,7 +258,7 @@ class _Builder:
         kind = block_name(block)
         if kind is None:
             known = ", ".join(BLOCKS)
-            raise ValueError(f"{where}: layer {len(self._layers)} asks for {str(block)!r}; known blocks: {known}")
+            raise ValueError(f"{where}: layer {len(self._layers)}: unknown block {str(block)!r}; known blocks: {known}")
         rule = BLOCKS[kind]
         try:
             arguments = rule.read([self._resolve(value) for value in values])
@@ -264,7 +269,7 @@ class _Builder:
             if not rule.repeats_inside and count > 1 and rule.channels in ("joined", "none"):
                 raise ArgumentError(f"cannot be repeated {count} times")
             if not rule.repeats_inside and count > 1 and out_channels != channels[0]:
-                raise ArgumentError(f"repeats {count} times, so it must keep its {channels[0]} channels")
+                raise ArgumentError(f"is repeated {count} times, so it must keep its {channels[0]} channels")
             _check_channels(kind, arguments, channels[0], out_channels)
             size = self._size(rule, arguments, inputs, 1 if rule.repeats_inside else count)
         except ArgumentError as problem:
@@ -292,25 +297,27 @@ class _Builder:
         here = len(self._layers)
         given = raw if isinstance(raw, list) else [raw]
         if not many and len(given) != 1:
-            raise ArgumentError(f"takes one input, has {raw}")
+            raise ArgumentError(f"takes one input, but has {raw}")
         if not given:
             raise ArgumentError("has no input")
         inputs = []
         for number in given:
             if isinstance(number, bool) or not isinstance(number, int):
-                raise ArgumentError(f"comes from {number!r}: must be the number of an earlier layer")
+                raise ArgumentError(f"has input {number!r}: must be the number of an earlier layer")
             index = number if number >= 0 else here + number
             if not 0 <= index < here and not (here == 0 and number == -1):
                 usable = f"layer {here} can use 0 to {here - 1}, or -1 to {-here}"
-                raise ArgumentError(f"comes from {number}: {usable if here else 'layer 0 takes the image: write -1'}")
+                raise ArgumentError(
+                    f"has input {number}: {usable if here else 'the input of layer 0 is the image: write -1'}"
+                )
             inputs.append(index)
         return tuple(inputs)
 
     def _repeats(self, repeats: object) -> int:
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-            raise ArgumentError(f"repeats {repeats!r} times: must be an integer >= 1")
+            raise ArgumentError(f"is repeated {repeats!r} times: must be an integer >= 1")
         if repeats > _MAX_REPEATS or scaled_repeats(repeats, self._depth) > _MAX_REPEATS:
-            raise ArgumentError(f"repeats {repeats} times: at most {_MAX_REPEATS}, depth_multiple included")
+            raise ArgumentError(f"is repeated {repeats} times: at most {_MAX_REPEATS}, including depth_multiple")
         return scaled_repeats(repeats, self._depth)
 
     def _out_channels(self, rule: str, arguments: dict[str, Any], channels: tuple[int, ...], unscaled: int) -> int:
@@ -329,16 +336,18 @@ class _Builder:
             return (0, 0)
         if len(sizes) != 1:
             raise ArgumentError(
-                f"joins layers {list(inputs)} of different strides: "
+                f"has inputs {list(inputs)} with different strides: "
                 + ", ".join(f"{PROBE_PX / height:g}" for height, _ in sorted(sizes))
             )
         size = sizes.pop()
         for _ in range(count):
             size = rule.size(size, arguments)
             if min(size) < 1:
-                raise ArgumentError("leaves nothing of the image")
+                raise ArgumentError(f"has an empty output for a square image of {PROBE_PX} px")
             if max(size) > _MAX_SIDE:
-                raise ArgumentError(f"makes {max(size)} cells of a side of {PROBE_PX} px; at most {_MAX_SIDE}")
+                raise ArgumentError(
+                    f"enlarges a side of {PROBE_PX} px to {max(size)} cells; at most {_MAX_SIDE} are supported"
+                )
         return size
 
     # --- the head and the scalars ---
@@ -346,7 +355,8 @@ class _Builder:
     def _stride(self, head: LayerSpec, size: Size) -> int:
         if size[0] != size[1] or PROBE_PX % size[0]:
             raise ValueError(
-                f"{head.where}: a level of {size[0]}x{size[1]} cells for {PROBE_PX}x{PROBE_PX} px has no whole stride"
+                f"{head.where}: the stride of a level with {size[0]}x{size[1]} cells for {PROBE_PX}x{PROBE_PX} px is "
+                "not an integer"
             )
         return PROBE_PX // size[0]
 
@@ -433,7 +443,7 @@ def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, o
     """Validate the channels of a block, for clearer messages than OneFlow's."""
     inner = int(out_channels * arguments["expansion"]) if "expansion" in arguments else in_channels // 2
     if inner < 1 and ("expansion" in arguments or kind in ("SPP", "SPPF")):
-        raise ArgumentError(f"has {in_channels} channels in and {out_channels} out: none are left inside")
+        raise ArgumentError(f"has {in_channels} input and {out_channels} output channels, but no hidden ones")
     grouped = {
         "Conv": (in_channels, out_channels),
         "GhostConv": (in_channels, out_channels // 2),
@@ -456,9 +466,9 @@ def _check_channels(kind: str, arguments: Mapping[str, Any], in_channels: int, o
     }
     channels, divisor = divisors.get(kind, (0, 1))
     if channels % divisor:
-        raise ArgumentError(f"has {channels} channels inside; it needs a multiple of {divisor}")
+        raise ArgumentError(f"has {channels} hidden channels; must be a multiple of {divisor}")
     if kind == "GhostBottleneck" and arguments["stride"] == 1 and in_channels != out_channels:
-        raise ArgumentError(f"has stride 1, so its {in_channels} channels cannot become {out_channels}")
+        raise ArgumentError(f"has stride 1, so it must keep its {in_channels} channels")
 
 
 def _in_stride_order(anchors: Anchors, strides: tuple[int, ...]) -> Anchors:

@@ -20,7 +20,7 @@ _NEIGHBOUR_STEPS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)
 NEIGHBOURS = len(_NEIGHBOUR_STEPS)
 # Cell indices are computed in float32, which is exact up to this number.
 _MAX_CELLS = 2**24
-# Far below any label that matches an anchor; a side of 0 would give NaN before masking.
+# Lower limit of sides, far below those of any label that matches an anchor; a side of 0 would give NaN before masking.
 _SMALLEST_SIDE_CELLS = 1e-6
 
 
@@ -45,7 +45,7 @@ class HeadGeometry:
         if not (self.anchors_cells > 0).all():
             raise ValueError("anchors must have a width and height above 0")
         if self.num_classes < 1:
-            raise ValueError(f"{self.num_classes} classes: a head needs at least one")
+            raise ValueError(f"{self.num_classes} classes: must be at least one")
 
     @property
     def levels(self) -> int:

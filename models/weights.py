@@ -119,7 +119,7 @@ def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights
     path = Path(path)
     if path.is_dir():
         if not is_oneflow_folder(path):
-            raise ValueError(f"{path}: a folder, but not one that oneflow.save wrote; give a weight file")
+            raise ValueError(f"{path}: a folder not written by oneflow.save; give a weight file")
         return _from_oneflow(path, prefer)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: {missing(path, 'weight file')}")
@@ -197,9 +197,11 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
             valid = _has_valid_checksum(file, metadata, described)
     except (SafetensorError, TypeError, ValueError, OverflowError, RecursionError, AttributeError) as error:
         reason = escaped(error)
-        raise ValueError(f"{path}: damaged, or of a type that NumPy lacks such as bfloat16 ({reason})") from None
+        raise ValueError(
+            f"{path}: damaged, or of a type that NumPy does not support, such as bfloat16 ({reason})"
+        ) from None
     if not raw:
-        raise ValueError(f"{path}: holds no weights")
+        raise ValueError(f"{path}: contains no weights")
     if not valid:
         raise ValueError(f"{path}: damaged (checksum differs); use another copy")
     names_of_classes, config, epoch = (described.get(key) for key in ("class_names", "config", "epoch"))
@@ -284,12 +286,12 @@ def transfer(model: DetectionModel, weights: LoadedWeights, *, exclude: Sequence
             elif tuple(value.shape) != tuple(tensor.shape):
                 mismatched.append(f"{name} ({_shape(value.shape)} in the file, {_shape(tensor.shape)} here)")
             elif value.dtype.kind == "f" and not np.isfinite(value).all():
-                raise ValueError(f"{weights.path}: {name} holds numbers that are not finite; use older weights")
+                raise ValueError(f"{weights.path}: {name} has non-finite values; use older weights")
             else:
                 local_shard(tensor).copy_(flow.tensor(value, dtype=tensor.dtype, device=local_shard(tensor).device))
                 transferred.append(name)
     if not transferred:
-        raise ValueError(f"{weights.path}: none of its {len(weights.arrays)} items fits; is it another network's?")
+        raise ValueError(f"{weights.path}: none of its {len(weights.arrays)} items fits; it belongs to another network")
     unused = tuple(name for name in weights.arrays if name not in state)
     return TransferReport(
         path=weights.path,

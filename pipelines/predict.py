@@ -60,8 +60,8 @@ def inspect_images(
         progress: name of the progress bar; None shows none.
     """
     with inspecting(), ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
-        looked_at = pool.map(_inspected, paths)
-        found = list(tqdm(looked_at, desc=progress, total=len(paths), unit="img", disable=None if progress else True))
+        inspected = pool.map(_inspected, paths)
+        found = list(tqdm(inspected, desc=progress, total=len(paths), unit="img", disable=None if progress else True))
     usable = [(path, facts) for path, facts in zip(paths, found, strict=True) if isinstance(facts, ImageFacts)]
     return ImageIndex.of(usable), tuple(facts for facts in found if isinstance(facts, Problem))
 

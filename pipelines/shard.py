@@ -15,7 +15,7 @@ class Shard:
             raise ValueError(f"shard: rank {self.rank} of {self.ranks}: must be between 0 and ranks - 1")
 
     def rows(self, count: int) -> slice:
-        """Return this rank's rows of a batch, as OneFlow's `split(0)` does: the first ranks may have one row more.
+        """Return this rank's rows of a batch, as OneFlow's `split(0)` does: the first ranks may have one more row.
 
         If there are fewer rows than ranks, every rank gets all rows, because all ranks must take part.
         """
@@ -25,7 +25,7 @@ class Shard:
         first = self.rank * share + min(self.rank, more)
         return slice(first, first + share + (self.rank < more))
 
-    def counts_here(self, count: int) -> bool:
+    def owns_rows(self, count: int) -> bool:
         """Return whether this rank's rows of a batch of `count` rows are its own, not copies of another rank's."""
         return count >= self.ranks or self.rank == 0
 

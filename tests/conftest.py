@@ -16,13 +16,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell's background job starts with SIGINT ignored, and so would the programs that tests interrupt.
+    # A shell starts background jobs with SIGINT ignored, which programs interrupted by tests would inherit.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     from kernels.host.process_settings import configure_process
 
     configure_process()
-    # Before the first op runs: OneFlow keeps the kernel it once chose.
+    # Before the first op runs, because OneFlow caches the chosen kernels.
     from kernels.plugin import load_plugin
 
     load_plugin(config.getoption("--kernels"))

@@ -19,10 +19,11 @@ FORBIDDEN_CALLS = {
     *("yaml.FullLoader", "yaml.safe_load", "yaml.safe_load_all", "yaml.compose", "yaml.parse"),
     *("shutil.unpack_archive", "tempfile.mktemp", "urllib.request.urlopen", "urllib.request.urlretrieve"),
 }
-"""What may be done has a home: kernels.host.safe_yaml, pipelines.data.fetching and unpack, models.pickle_reader."""
+"""Forbidden functions; the safe alternatives are kernels.host.safe_yaml, pipelines.data.fetching and unpack,
+models.pickle_reader."""
 FORBIDDEN_METHODS = {"extractall", "extract", "read_pickle"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "xmlrpc", "telnetlib", "ftplib"}
-ALONE_MAY = {
+ONLY_USERS = {
     # module -> purpose
     "yaml.SafeLoader": {"kernels/host/safe_yaml.py"},
     "urllib.request": {"pipelines/data/fetching.py"},
@@ -102,10 +103,10 @@ def _uses(tree: ast.AST, name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", ALONE_MAY)
+@pytest.mark.parametrize("name", ONLY_USERS)
 def test_dangerous_function_has_single_caller(name: str) -> None:
     users = {str(path.relative_to(ROOT)) for path in sources() if _uses(ast.parse(path.read_text("utf-8")), name)}
-    assert users == ALONE_MAY[name]
+    assert users == ONLY_USERS[name]
 
 
 def test_libraries_are_loaded_by_path_only_after_verification() -> None:

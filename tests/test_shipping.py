@@ -32,6 +32,21 @@ def test_dockerfile_sources_exist() -> None:
     assert {*re.findall(r"DEVICE=(\w+)", text)} <= stages == {"cpu", "cuda"}
 
 
+def test_kubernetes_example_is_consistent() -> None:
+    """Service, Job and ranks refer to each other by name, and volumes and image exist."""
+    text = (ROOT / "docs/distributed.md").read_text()
+    service, job = yaml.safe_load_all(re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0])
+    pod, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
+    (container,) = pod["containers"]
+    values = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert values["MASTER_ADDR"] == f"{name}-0.{pod['subdomain']}"
+    assert int(values["WORLD_SIZE"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert f"docker build -t {container['image']} " in (ROOT / "docs/guide/installing.md").read_text()
+
+
 def test_ci_runs_documented_commands() -> None:
     steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
     assert ".ci/run" in [step.get("run") for step in steps]

@@ -1,8 +1,10 @@
 """The wheel is complete: it installs into an empty environment and trains there."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from kernels.build.wheel_hook import SWITCH
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[1]
 UV = os.environ.get("UV", "uv")
-"""`uv run` names itself; what is on the path may be a shim that works in the checkout only."""
+"""`uv run` sets UV to its own path; the one on the path may be a shim that works only in the checkout."""
 SMALL = ("--data=shapes", "--cfg=yolov5n.yaml", "--imgsz=64", "--batch-size=16", "--epochs=1", "--kernels=require")
 
 
@@ -50,6 +52,15 @@ def test_wheel_contains_all_data_files(tmp_path: Path) -> None:
     assert not any(name.startswith("tests/") for name in packed)
 
 
+def test_source_archive_contains_every_tracked_file(tmp_path: Path) -> None:
+    """Tests in an unpacked source archive find the files that they check."""
+    tracked = run("git", "ls-files", folder=ROOT).split()
+    run(UV, "build", "--sdist", "--offline", "--out-dir", tmp_path, folder=ROOT)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert [name for name in tracked if name not in packed] == []
+
+
 def packages() -> Sequence[str]:
     return ("graph_train", "kernels", "models", "pipelines")
 
@@ -69,5 +80,6 @@ def test_wheel_trains_in_empty_environment_without_compiler(tmp_path: Path) -> N
     run(UV, "pip", "install", "--python", python, "-c", limits, wheel, folder=tmp_path)
     facts = run(commands / "graph-check", "env", folder=tmp_path, CXX="no-compiler")
     assert f"from the wheel: {tmp_path}" in facts and plugin_build.LIBRARY_NAME in facts
+    assert re.search(r"^compiler +not needed", facts, re.MULTILINE) and "is slower" not in facts
     run(commands / "graph-train", *SMALL, "--project", tmp_path / "runs", folder=tmp_path, CXX="no-compiler")
     assert (tmp_path / "runs/exp/weights/best.safetensors").is_file()

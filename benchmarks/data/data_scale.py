@@ -19,7 +19,7 @@ from benchmarks.harness.workers import Worker
 
 IMAGES, BOXES, SMALL = 118_287, 1_600_000, 100
 QUICK_IMAGES = 2_000
-FIRST, AGAIN, CHECK, PLAN, PLANS, TRAIN = (
+FIRST, CACHED_START, CHECK, PLAN, PLANS, TRAIN = (
     "first index",
     "index again",
     "graph-check",
@@ -80,7 +80,7 @@ def _measure(yaml: Path, work: Path, images: int, flags: argparse.Namespace) -> 
     try:
         with _Process(cache, flags.threads) as process:
             found = {FIRST: process.timed("index", data=data, cache=index)}
-        later = [(AGAIN, "index", {"cache": index}), (CHECK, "check", {})]
+        later = [(CACHED_START, "index", {"cache": index}), (CHECK, "check", {})]
         if flags.steps:
             training = {"steps": flags.steps, "threads": flags.threads, "folder": str(work / "runs")}
             later.append((TRAIN, "train", training))
@@ -178,10 +178,10 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         "MB more",
     )
     note = (
-        "Processor time (user and system) of a process from its start; of planning, that alone: the first batch "
-        f"of an epoch, and {_PLANNED} batches. "
-        f"{number(int(found[FIRST, images]['boxes']))} labels. Memory is the peak; of the training what the process "
-        "holds after its last step."
+        "Processor time (user and system) of a process since its start; for planning, only of the first batch of an "
+        f"epoch or of {_PLANNED} batches. "
+        f"{number(int(found[FIRST, images]['boxes']))} labels. Memory is the peak; for the training, the memory of "
+        "the process after its last step."
     )
     return [Table("A large data set", columns, cells, (note,))]
 

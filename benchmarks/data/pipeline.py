@@ -20,8 +20,8 @@ _COUNT, _QUICK_COUNT = 600, 200
 NEEDED = ("cv2", "numpy")
 """Modules that the OpenCV loader's interpreter needs."""
 NO_OPENCV = (
-    "OpenCV rows are skipped: no interpreter with cv2. Make one that has (python3.11 -m venv T && "
-    "T/bin/pip install numpy opencv-python-headless) and name it with --torch-python T/bin/python."
+    "OpenCV rows are skipped: this interpreter has no cv2. Create an environment with it (python3.11 -m venv T && "
+    "T/bin/pip install numpy opencv-python-headless) and pass --torch-python T/bin/python."
 )
 
 
@@ -62,8 +62,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "speedups": speedups, "notes": [] if opencv else [NO_OPENCV]}
 
 
-def _powers(most: int) -> list[int]:
-    return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
+def _powers(limit: int) -> list[int]:
+    return [*(2**n for n in range(limit.bit_length()) if 2**n < limit), limit]
 
 
 class _Point:
@@ -168,7 +168,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     if body["speedups"]:
         made.append(_speedup_table(body["speedups"]))
     columns = {"px": "imgsz", "threads": "threads", "loader": "loader", "stage": "stage", "img/s": "images_per_second"}
-    note = "read, geometry and hand-over run on one thread; OpenCV reads while it decodes"
+    note = "read, geometry and hand-over use one thread; OpenCV's decoding includes reading"
     return [*made, rows_of(stages, columns, "Stages, each alone", note)]
 
 

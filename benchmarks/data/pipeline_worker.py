@@ -101,8 +101,8 @@ def _decode(plans: list[Any]) -> float:
 
     settings, images = _state["pipeline"].graph_settings, ImageBytes(_state["index"])
     work = [(tiles, [images.tile(tile) for tile in tiles]) for tiles in map(_tiles, plans)]
-    most = settings.slots * settings.batch_size
-    decoder = TileDecoder(max_tiles=most, threads=settings.threads, backend=settings.backend)
+    max_tiles = settings.slots * settings.batch_size
+    decoder = TileDecoder(max_tiles=max_tiles, threads=settings.threads, backend=settings.backend)
     start = time.perf_counter()
     for number, (tiles, content) in enumerate(work):
         decoder.submit(tiles, content)

@@ -1,4 +1,4 @@
-"""A copy of a data set whose images have the size of training already, so that nobody has to resample them."""
+"""A copy of a data set with images of the training size, so that no side resamples them."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ from pipelines.data.index import index_images
 
 
 def make_resized_set(folder: Path, *, data: str, image_px: int) -> Path:
-    """Make a data set whose images have a longer side of `image_px`, as PNG, and return its dataset yaml.
+    """Create a data set of PNG images with a long side of `image_px`, and return its dataset yaml.
 
     Args:
-        folder: is made, unless a set was made there before; gets images/<split>, labels/<split> and `data.yaml`.
+        folder: created with images/<split>, labels/<split> and `data.yaml`, unless it exists.
         data: dataset yaml, or `shapes`; its splits train and val are used.
-        image_px: pixels are averaged where images shrink.
+        image_px: the long side in px; images are shrunk by averaging.
     Raises:
         ValueError, OSError: the data set cannot be used.
     """

@@ -78,6 +78,6 @@ def seconds_of(work: Callable[[], object], synchronise: Callable[[], object] = l
     return time.perf_counter() - started
 
 
-def calls_per_turn(seconds_of_one: float, *, wanted_seconds: float = 0.2, most: int = 1000) -> int:
+def calls_per_turn(seconds_of_one: float, *, wanted_seconds: float = 0.2, limit: int = 1000) -> int:
     """Return how often to repeat a short call in a turn, so that clock resolution and overhead do not matter."""
-    return max(1, min(most, int(np.ceil(wanted_seconds / max(seconds_of_one, 1e-9)))))
+    return max(1, min(limit, int(np.ceil(wanted_seconds / max(seconds_of_one, 1e-9)))))

@@ -6,13 +6,13 @@ from pathlib import Path
 from graph_train.plots.style import (
     ACCENT,
     INK,
-    QUIET,
+    MUTED,
     class_colour,
     hex_colour,
     legend_outside,
     new_figure,
-    quiet_axes,
     save,
+    style_axes,
 )
 
 
@@ -31,10 +31,10 @@ def bars(
     for axes, (name, group) in zip(panels, groups.items(), strict=True):
         for place, (label, (median, lower, upper)) in enumerate(group.items()):
             error = [[max(median - lower, 0.0)], [max(upper - median, 0.0)]]
-            axes.barh(place, median, xerr=error, color=colour_of(label), ecolor=QUIET, height=0.7)
+            axes.barh(place, median, xerr=error, color=colour_of(label), ecolor=MUTED, height=0.7)
             at = (max(median, upper), place)
             axes.annotate(f"{median:.3g}", at, (4, 0), textcoords="offset points", va="center", color=INK, fontsize=8)
-        quiet_axes(axes, title=name, x=unit)
+        style_axes(axes, title=name, x=unit)
         axes.set_yticks(range(len(group)), list(group))
         axes.set_ylim(len(group) - 0.4, -0.6)
         axes.margins(x=0.15)
@@ -65,7 +65,7 @@ def lines(
             places = sorted({across for points in group.values() for across, _ in points})
             axes.set_xscale("log", base=2)
             axes.set_xticks(places, [f"{place:g}" for place in places])
-        quiet_axes(axes, title=name, x=x, y=y)
+        style_axes(axes, title=name, x=x, y=y)
         heights = [up for part in (panels.values() if y else [group]) for points in part.values() for _, up in points]
         axes.set_ylim(min(0.0, *heights), 1.08 * max(heights) or 1.0)
     for label, colour in colours.items():  # also those that the last panel lacks
@@ -75,7 +75,8 @@ def lines(
 
 
 def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: Path, *, title: str, x: str) -> None:
-    """Plot one panel per group and one colour per label: thin curves of equal length and their mean as a thick one."""
+    """Plot one panel per group with one colour per label: thin curves of equal length, and their mean as a thick
+    curve."""
     figure = new_figure(4.5 * len(panels) + 1.5, 4.2, title)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = _colours([label for group in panels.values() for label in group])
@@ -85,7 +86,7 @@ def families(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path
                 axes.plot(curve, color=colours[label], linewidth=0.8, alpha=0.5)
             mean = [sum(values) / len(curves) for values in zip(*curves, strict=True)]
             axes.plot(mean, color=colours[label], linewidth=2.4, label=label)
-        quiet_axes(axes, title=name, x=x)
+        style_axes(axes, title=name, x=x)
         axes.set_ylim(bottom=0)
     legend_outside(all_axes[-1])
     save(figure, path)

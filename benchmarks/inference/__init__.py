@@ -1,1 +1,1 @@
-"""Trained weights at work: validation, prediction, and the network alone."""
+"""Benchmarks of inference: validation, prediction, and the network alone."""

@@ -1,4 +1,4 @@
-"""`graph-bench inference`: images per second of trained weights at work.
+"""`graph-bench inference`: images per second of inference with trained weights.
 
 `graph-val` and `graph-predict` run as whole commands, from loading the weights to writing the results, compared with
 YOLOv5's `val.py` and `detect.py`; the network alone is compared with onnxruntime on our export.
@@ -29,23 +29,23 @@ from benchmarks.step.competitors import find_torch
 VALIDATION, PREDICTION, NETWORK = "validation", "prediction", "network"
 OURS, YOLOV5, ONNX = "graph-train", "YOLOv5", "onnxruntime"
 _ALL_CLASSES = re.compile(r"^\s*all\s+(\d+)\s+(\d+)\s+(?:\S+\s+){2}(\S+)\s+(\S+)\s*$", re.MULTILINE)
-"""The line on the terminal with images, instances, P, R, mAP50 and mAP50-95."""
+"""Pattern of the output line with images, instances, P, R, mAP50 and mAP50-95."""
 _TIME_LIMIT = "NMS time limit"
-"""In the warning of YOLOv5's `val.py`."""
+"""Part of a warning of YOLOv5's `val.py`."""
 _TURN_SECONDS = 0.5
 _AGREEMENT = 1e-3
-NO_YOLOV5 = "YOLOv5 is skipped: give a checkout with --yolov5, and an interpreter for it with --torch-python."
+NO_YOLOV5 = "YOLOv5 is skipped; to include it, give a checkout with --yolov5 and an interpreter with --torch-python."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is validated with which weights."""
+    """Add the flags of weights, data and peers."""
     add_repeats(parser)
     parser.add_argument("--weights", required=True, help="trained weights: .safetensors, .pt or a OneFlow folder")
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`; its val split is used")
     parser.add_argument("--imgsz", type=int, default=640, help="image size in px")
     parser.add_argument("--batch-size", type=int, default=32, help="images per batch of a validation")
     parser.add_argument("--yolov5", metavar="FOLDER", help="checkout of ultralytics/yolov5, v7.0")
-    parser.add_argument("--torch-python", metavar="PATH", help="interpreter that has what YOLOv5 needs")
+    parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with YOLOv5's requirements")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _yolov5(flags: argparse.Namespace) -> Path | None:
         return None
     folder = Path(flags.yolov5).resolve()
     if not all((folder / name).is_file() for name in ("val.py", "detect.py")):
-        raise ValueError(f"--yolov5 {flags.yolov5}: has no val.py and detect.py; name a checkout of ultralytics/yolov5")
+        raise ValueError(f"--yolov5 {flags.yolov5}: has no val.py and detect.py; give a checkout of ultralytics/yolov5")
     return folder
 
 
@@ -91,10 +91,12 @@ class _Commands:
     def __post_init__(self) -> None:
         self._python = find_torch(self.flags.torch_python) if self.yolov5 else None
         if self.yolov5 and self._python is None:
-            raise ValueError(f"--yolov5 {self.flags.yolov5}: name an interpreter with PyTorch with --torch-python")
+            raise ValueError(
+                f"--yolov5 {self.flags.yolov5}: requires an interpreter with PyTorch; give it with --torch-python"
+            )
         self.images = self._link()
         self.map50: dict[str, float] = {}
-        """By side, as its validation printed it."""
+        """mAP50 by side, as printed by its validation."""
         self.notes: set[str] = set()
         self._pt = self.folder / "weights.pt"
         if self.yolov5:
@@ -127,7 +129,7 @@ class _Commands:
             ours[PREDICTION][YOLOV5] = lambda: self._run(YOLOV5, "detect")[0]
         return ours
 
-    def _what(self, name: str) -> dict[str, object]:
+    def _common_flags(self, name: str) -> dict[str, object]:
         common: dict[str, object] = {
             "device": self.flags.device,
             "imgsz": self.flags.imgsz,
@@ -151,7 +153,7 @@ class _Commands:
         return seconds
 
     def _run(self, side: str, name: str) -> tuple[float, str]:
-        words = self._what(name)
+        words = self._common_flags(name)
         if side == OURS:
             words["weights"] = Path(self.flags.weights).resolve()
             return _seconds_and_output(
@@ -177,10 +179,10 @@ def _seconds_and_output(
 
 
 def _network_seconds(flags: argparse.Namespace, batch: int) -> dict[str, list[float]]:
-    """Return by side the seconds for one batch in each turn.
+    """Return the seconds per batch in each turn, by side.
 
     Raises:
-        ValueError: the sides do not predict the same.
+        ValueError: the predictions of the sides differ.
     """
     with ExitStack() as stack:
         runners: dict[str, Callable[[], float]] = {}
@@ -200,7 +202,7 @@ def _network_seconds(flags: argparse.Namespace, batch: int) -> dict[str, list[fl
             count = calls_per_turn(worker.call("seconds", count=1), wanted_seconds=_TURN_SECONDS)
             runners[side] = lambda worker=worker, count=count: worker.call("seconds", count=count) / count  # type: ignore[misc]
         if not abs(means[OURS] - means[ONNX]) <= _AGREEMENT * abs(means[OURS]):
-            raise ValueError(f"the networks do not predict the same: on average {means[OURS]:g} and {means[ONNX]:g}")
+            raise ValueError(f"the predictions of the networks differ: on average {means[OURS]:g} and {means[ONNX]:g}")
         return take_turns(runners, repeats=flags.repeats, label=f"{NETWORK}, batch {batch}")
 
 
@@ -220,13 +222,13 @@ def _row(
 
 
 def _speedup(work: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Return how many times as fast we are as each other side, turn by turn."""
+    """Return our speedup over each other side, from the ratios within each turn."""
     others = {side: taken for side, taken in seconds.items() if side != OURS}
     return {f"{work}, {side}": ratios(taken, seconds[OURS]).as_dict() for side, taken in others.items()}
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return one line per work and side."""
+    """Return one table row per task and side."""
     speedups = body["speedups"]
     cells = tuple(
         (
@@ -242,20 +244,20 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     )
     settings = body["settings"]
     title = f"{settings['weights']} on the val split of {settings['data']}, {settings['imgsz']} px"
-    columns = ("work", "side", "img/s", "quartiles", "seconds", "mAP50", "ours is faster by")
+    columns = ("work", "side", "img/s", "quartiles", "seconds", "mAP50", "our speedup")
     notes = (
-        "Commands from start to end; the network alone from uint8 images to decoded boxes, seconds per batch.",
+        "Commands: from start to end. Network alone: seconds per batch, from uint8 images to decoded boxes.",
         *body["notes"],
     )
     return [Table(title, columns, cells, notes)]
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
-    """Plot images per second of each work."""
+    """Plot images per second of each task."""
     from benchmarks.harness.plots import bars
 
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}
     for row in body["rows"]:
         group = groups.setdefault(row["work"], {})
         group[row["side"]] = (row["images_per_second"], row["lower_quartile"], row["upper_quartile"])
-    bars(groups, path, title="Trained weights at work", unit="images per second")
+    bars(groups, path, title="Inference with trained weights", unit="images per second")

@@ -32,8 +32,8 @@ MOMENTS: Mapping[str, float] = {"training": 1.0, "writing": 0.05}
 """Moments of a kill other than `ANY`: the maximum number of seconds after a checkpoint write has begun."""
 ANY = "any"
 _EXACT = (
-    "Exact: after being killed there and resumed, the run ended with the uninterrupted run's results.csv, best weights "
-    "and whole state, byte for byte."
+    "Exact: after being killed and resumed, the run ended with the same results.csv, best weights and state as the "
+    "uninterrupted run, byte for byte."
 )
 
 
@@ -163,11 +163,11 @@ class _Series:
     number: signal.Signals
     moments: random.Random
 
-    def run_chain(self, chain: _Chain, most: int, bar: Any) -> None:
-        """Kill and resume one run until it finishes; after `most` kills it is left to finish."""
+    def run_chain(self, chain: _Chain, max_kills: int, bar: Any) -> None:
+        """Kill and resume one run until it finishes; after `max_kills` kills it is left to finish."""
         name = chain.folder.name
         while True:
-            disturb = len(chain.kills) < most
+            disturb = len(chain.kills) < max_kills
             moment = self.moments.choice((ANY, *MOMENTS))
             with self.trainings.running(name) as process:
                 if disturb:
@@ -198,12 +198,12 @@ class _Series:
 
 def _newest(folder: Path) -> tuple[object, ...]:
     """Return a value that changes when a checkpoint write begins and when it completes."""
-    begun = sorted(path.name for path in (folder / "weights").glob(".last.*"))
+    pending_writes = sorted(path.name for path in (folder / "weights").glob(".last.*"))
     last = folder / "weights" / "last.safetensors"
     try:
-        return (*begun, last.stat().st_mtime_ns)
+        return (*pending_writes, last.stat().st_mtime_ns)
     except FileNotFoundError:
-        return tuple(begun)
+        return tuple(pending_writes)
 
 
 def _sleep(process: "subprocess.Popen[bytes]", seconds: float) -> None:

@@ -123,7 +123,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     note = (
         f"Medians of the first and the last third, after the first quarter; {epochs} epochs in {minutes:.1f} minutes."
     )
-    return [Table("Held by a long run", ("what", "early", "late", "grown", "highest"), rows, (note,))]
+    return [Table("Resources of a long run", ("what", "early", "late", "growth", "highest"), rows, (note,))]
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:
@@ -132,4 +132,4 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
     titles = {name: _title(name, body) for name in MEASURES}
     panels = {title: {title: [(row["minutes"], row[name]) for row in body["rows"]]} for name, title in titles.items()}
-    lines(panels, path, title="Held by a long run", x="minutes", y="", factors=False)
+    lines(panels, path, title="Resources of a long run", x="minutes", y="", factors=False)

@@ -1,4 +1,4 @@
-"""`graph-bench start`: what a user waits for - the first training step, and the prediction of one image."""
+"""`graph-bench start`: time until the first training step, and until one image is predicted."""
 
 import argparse
 import json
@@ -21,21 +21,21 @@ from benchmarks.step.competitors import other_checkout
 from kernels.host.process_settings import with_process_settings
 
 TRAINING, PREDICTION = "first training step", "prediction of one image"
-HERE, OTHER = "this checkout", "other checkout"
+THIS, OTHER = "this checkout", "other checkout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add flags of the training, whose network predicts as well."""
+    """Add the flags of the training; its network is also used for prediction."""
     add_repeats(parser)
     parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, its weights random")
+    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, with random weights")
     parser.add_argument("--imgsz", type=int, default=640, help="image size in px")
     parser.add_argument("--batch-size", type=int, default=16, help="images of a training step")
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`")
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Start each command in every turn, except the first turn, which compiles and fills caches.
+    """Start each command in every turn, after one turn that compiles and fills caches.
 
     Raises:
         ValueError: a command failed.
@@ -46,7 +46,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="graph-bench-start-") as folder:
         commands = _commands(flags, Path(folder))
         for what, command in commands.items():
-            sides = {HERE: _Start(command, flags, PROJECT_FOLDER)}
+            sides = {THIS: _Start(command, flags, PROJECT_FOLDER)}
             if against:
                 sides[OTHER] = _Start(command, flags, against)
             seconds = take_turns(sides, repeats=flags.repeats, label=what)
@@ -58,13 +58,13 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             if against:
                 measured = {"seconds": seconds, "processor_seconds": spent}
                 speedups[what] = {
-                    name: ratios(values[OTHER], values[HERE]).as_dict() for name, values in measured.items()
+                    name: ratios(values[OTHER], values[THIS]).as_dict() for name, values in measured.items()
                 }
     return {"rows": rows, "speedups": speedups, "other_commit": commit(against) if against else None}
 
 
 def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """Return the arguments of Python for each start; what they write goes into the folder."""
+    """Return Python's arguments for each command; output goes to the folder."""
     from models.network import DetectionModel
     from models.spec import load_model_spec
     from models.weights import save_weights
@@ -86,10 +86,10 @@ def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
 
 
 class _Start:
-    """A call starts the command once more and returns the seconds until its first step, or its end.
+    """Callable that starts the command and returns the seconds until its first step, or its end.
 
     Attributes:
-        processor_seconds: of each start so far, user and system, of all its threads, up to its end.
+        processor_seconds: user and system time of each start so far, until its end.
     """
 
     def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:
@@ -123,12 +123,12 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     for row in body["rows"]:
         seconds, spent = summarise(row["seconds"]), summarise(row["processor_seconds"])
         against = [body["speedups"].get(row["what"], {}).get(key) for key in ("seconds", "processor_seconds")]
-        shown = [_ratio(found) if found and row["side"] == HERE else "–" for found in against]
+        shown = [_ratio(found) if found and row["side"] == THIS else "–" for found in against]
         quartiles = f"{number(seconds.lower_quartile)}–{number(seconds.upper_quartile)}"
         rows.append(
             (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])
         )
-    columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, times less")
+    columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, ratio")
     return [Table("From the start of the command", columns, tuple(rows), tuple(_notes(body)))]
 
 

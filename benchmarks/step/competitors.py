@@ -232,7 +232,7 @@ class _Turns:
 
     def __call__(self) -> float:
         if not self._per_turn:
-            self._per_turn = calls_per_turn(self._do(1), wanted_seconds=_TURN_SECONDS, most=50)
+            self._per_turn = calls_per_turn(self._do(1), wanted_seconds=_TURN_SECONDS, limit=50)
         return self._do(self._per_turn) / self._per_turn
 
     def _do(self, count: int) -> float:

@@ -13,7 +13,7 @@ CONVOLUTIONS: Mapping[str, tuple[str, str]] = {
     "graph_train_convolution_data_grad": ("input", "dy"),
     "graph_train_convolution_filter_grad": ("input", "dy"),
 }
-"""Convolution ops -> where each has the tensor of its output's shape."""
+"""Convolution ops -> name of the input or output with the shape of the forward output."""
 
 
 def ops_with_kernels(job: Any) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def ops_with_kernels(job: Any) -> list[dict[str, Any]]:
 
 
 def _parts(ops: Iterable[Any]) -> dict[str, str]:
-    """Return the part of each op: what the loss is computed from, what is computed from it, and the update.
+    """Return the part of each op: forward up to the loss, backward from the loss, or update.
 
     The loss computes the gradients of the maps as well. `graph_train_begin_step` belongs to the update: it prepares the
     update's scalars, and averages the statistics of the step before.
@@ -61,12 +61,12 @@ def _parts(ops: Iterable[Any]) -> dict[str, str]:
 
 
 def _inputs(op: Any) -> list[str]:
-    """Return the names of the ops whose outputs an op takes."""
+    """Return the names of the ops whose outputs are inputs of an op."""
     return [tensor.partition("/")[0] for listed in op.user_conf.input.values() for tensor in listed.s]
 
 
 def _convolution_gflop(conf: Any, shapes: Mapping[str, Sequence[int]]) -> float | None:
-    """Return the arithmetic of a convolution or of one of its gradients: a multiplication and an addition each."""
+    """Return the GFLOP of a convolution or of one of its gradients, with a multiplication and an addition per term."""
     if conf.op_type_name not in CONVOLUTIONS:
         return None
     side, argument = CONVOLUTIONS[conf.op_type_name]

@@ -22,7 +22,7 @@ QUICK_SWEEP = tuple(
     for model, batch, px in (("yolov5n", 1, 160), ("yolov5n", 8, 160), ("yolov5n", 4, 320), ("yolov5s", 4, 320))
 )
 COLUMNS = tuple(
-    "model, batch, px, eager ms, graph ms, graph is faster by, Python ms, all threads ms, img/s, eager MB, graph MB, "
+    "model, batch, px, eager ms, graph ms, speedup, Python ms, all threads ms, img/s, eager MB, graph MB, "
     "compile s, paid after steps".split(", ")
 )
 
@@ -94,11 +94,11 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             )
         )
     notes = (
-        "Faster by: median of the turns (quartiles). MB: peak of the process. Paid: steps after which the time "
-        "that the first, compiling step took is made up for.",
-        "Why: processor time per step, eager → graph, of the thread that runs Python and of all threads. Eager, Python "
-        "starts each op of every step, about as long for a large step as for a small one; a compiled step is started "
-        "once. On a CPU this thread and the scheduler behind it take the cores from the kernels, which are the same.",
+        "Speedup: median of the turns (quartiles). MB: peak memory of the process. Paid after: number of steps after "
+        "which the time spent compiling is recovered.",
+        "Python ms and all threads ms: processor time per step, eager → graph, of the Python thread and of all "
+        "threads. In eager mode, Python starts each op, which takes about as long for large steps as for small ones; "
+        "a compiled step is started once. On a CPU, the Python thread and the scheduler compete with the kernels.",
     )
     return [Table("Whole-step graph against eager, same kernels", COLUMNS, tuple(lines), notes)]
 
@@ -113,4 +113,4 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
         panel.setdefault(pair["model"], []).append((pair["batch_size"], 100 * (pair["speedup"]["median"] - 1)))
     ordered: Sequence[str] = sorted(panels, key=lambda name: int(name.split()[0]))
     sized = {name: panels[name] for name in ordered}
-    lines(sized, path, title="A compiled step is faster than eager by", x="batch size", y="%")
+    lines(sized, path, title="Speedup of the compiled step over eager mode", x="batch size", y="%")

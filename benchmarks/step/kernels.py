@@ -89,14 +89,14 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
                 f"{gain['median']:.3g} ({gain['lower_quartile']:.3g}–{gain['upper_quartile']:.3g})",
             )
         )
-    notes = ["Times faster: median of the turns (quartiles)."]
+    notes = ["Speedup: median of the turns (quartiles)."]
     memcpy = body["against_memcpy"]
     if memcpy is not None:
         notes.append(
             f"The update takes {memcpy['median']:.2f} ({memcpy['lower_quartile']:.2f}–{memcpy['upper_quartile']:.2f}) "
             "times as long as a memcpy that reads and writes as many bytes."
         )
-    columns = ("kernel", "size", "ours, ms", "reference, ms", "times faster")
+    columns = ("kernel", "size", "ours, ms", "reference, ms", "speedup")
     return [Table("Kernels", columns, tuple(cells), tuple(notes))]
 
 
@@ -109,6 +109,6 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     bars(
         {"": {name: (a, b, c) for name, (a, b, c) in group.items()}},
         path,
-        title="Kernels against what they replace",
-        unit="times faster",
+        title="Kernels compared with the ops that they replace",
+        unit="speedup",
     )

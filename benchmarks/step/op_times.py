@@ -1,4 +1,4 @@
-"""How long each op of a compiled step takes on the CPU; the part of `graph-bench ops` that measures time."""
+"""Time of each op of a compiled step on the CPU; the timing part of `graph-bench ops`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +15,7 @@ _TURN_SECONDS = 2.0
 _CONVOLUTION = "graph_train_convolution"
 BETWEEN, AROUND = "between ops", "before and after them"
 _COLOURS = {"forward": 1, "loss": 3, "backward": 0, "update": 2}
-"""Place of each part's colour among those of classes."""
+"""Index of each part's colour in the class colours."""
 Row = Mapping[str, Any]
 
 
@@ -53,7 +53,7 @@ def measure_point(point: Point, *, threads: int, repeats: int) -> dict[str, Any]
 
 
 class _Turns:
-    """A turn is a call: ms per step. The first one finds out how many steps fill a turn."""
+    """Callable that measures the ms per step in one turn; the first call chooses the steps per turn."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker, self._per_turn = worker, 0
@@ -61,7 +61,7 @@ class _Turns:
 
     def __call__(self) -> float:
         if not self._per_turn:
-            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, most=50)
+            self._per_turn = calls_per_turn(self._steps(1)["seconds"], wanted_seconds=_TURN_SECONDS, limit=50)
         self.replies.append(self._steps(self._per_turn))
         return float(self.replies[-1]["seconds"]) * 1000 / self._per_turn
 
@@ -92,7 +92,7 @@ def kinds_of(timed: Row) -> list[dict[str, Any]]:
 
 
 def outside_ops(timed: Row) -> dict[str, float]:
-    """Return ms of a step in which no op computes: between the first op and the last, and before and after them."""
+    """Return the ms of a step in which no op computes: between the first and the last op, and before and after them."""
     computing = sum(row["ms"] for row in timed["ops"])
     return {BETWEEN: timed["span_ms"] - computing, AROUND: timed["step_ms"] - timed["span_ms"]}
 
@@ -130,10 +130,10 @@ def _times_table(point: Point, timed: Row) -> Table:
     )
     rows.append(cells("all", "step", str(len(timed["ops"])), whole, _quartiles(step)))
     notes = (
-        f"The turn whose step is the median; quartiles are over all {step.count} turns. Timing the ops makes a step "
+        f"The turn with the median step time; quartiles are over all {step.count} turns. Timing the ops makes a step "
         f"{timing.median:.3f} ({timing.lower_quartile:.3f}–{timing.upper_quartile:.3f}) times as long.",
-        f"{BETWEEN}: no op computes between the start of the first and the end of the last; OneFlow's scheduler works "
-        f"there, and ops that have no kernel. {AROUND}: starting the graph from Python, and reading the losses.",
+        f"{BETWEEN}: time between the first and the last op in which no op computes, spent by OneFlow's scheduler and "
+        f"by ops without a kernel. {AROUND}: time to start the graph from Python and to read the losses.",
     )
     return Table(
         f"Time of each op of a step, {point}", ("part", "op", "calls", "ms", "share", "quartiles"), tuple(rows), notes
@@ -188,7 +188,7 @@ def plot_times(timed_points: Sequence[Row], matmul_gflops: float | None, path: P
 
 
 def _plot_kinds(axes: Any, timed: Row) -> None:
-    from graph_train.plots.style import INK, QUIET, class_colour, hex_colour, quiet_axes
+    from graph_train.plots.style import INK, MUTED, class_colour, hex_colour, style_axes
 
     point = Point(timed["model"], timed["batch_size"], timed["imgsz"])
     bars = [
@@ -196,17 +196,17 @@ def _plot_kinds(axes: Any, timed: Row) -> None:
     ]
     bars = [*bars, *((name, "", ms) for name, ms in outside_ops(timed).items())]
     for place, (_, part, ms) in enumerate(bars):
-        axes.barh(place, ms, height=0.75, color=hex_colour(class_colour(_COLOURS[part])) if part else QUIET)
+        axes.barh(place, ms, height=0.75, color=hex_colour(class_colour(_COLOURS[part])) if part else MUTED)
         text = f"{ms:.3g} ms, {ms / timed['step_ms']:.1%}"
         axes.annotate(text, (ms, place), (4, 0), textcoords="offset points", va="center", color=INK, fontsize=7)
-    quiet_axes(axes, title=f"{point}: {timed['step_ms']:.4g} ms", x="ms of a step")
+    style_axes(axes, title=f"{point}: {timed['step_ms']:.4g} ms", x="ms of a step")
     axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.margins(x=0.25)
 
 
 def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float | None) -> None:
-    from graph_train.plots.style import INK, class_colour, hex_colour, quiet_axes
+    from graph_train.plots.style import INK, class_colour, hex_colour, style_axes
 
     kinds = dict.fromkeys(row["op"] for row in timed["ops"] if row["gflop"] is not None)
     for place, kind in enumerate(kinds):
@@ -220,7 +220,7 @@ def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float | None) -> No
         axes.axhline(matmul_gflops, color=INK, linewidth=1.2, linestyle="--", label="matmul")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
-    quiet_axes(axes, title="Convolutions; area: time", x="GFLOP of the op", y="GFLOP/s")
+    style_axes(axes, title="Convolutions; area: time", x="GFLOP of the op", y="GFLOP/s")
     legend = axes.legend(frameon=False, fontsize=8)
     for handle in legend.legend_handles:
         if hasattr(handle, "set_sizes"):

@@ -1,5 +1,5 @@
-"""`graph-bench ops`: every op of a compiled training step: who computes it, how long it takes on the CPU, and what one
-step starts on CUDA."""
+"""`graph-bench ops`: the ops of a compiled training step: kernel owner and time of each on the CPU, launches on
+CUDA."""
 
 import argparse
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
 
-PLUGIN, OWN, NOTHING, NOBODY = "plugin", "OneFlow", "no code needed", "nobody"
+PLUGIN, OWN, NOTHING, NO_KERNEL = "plugin", "OneFlow", "no code needed", "nobody"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml whose ops are counted")
-    points = f"where ops are timed, default {' '.join(POINTS)}"
+    points = f"points at which ops are timed (default: {' '.join(POINTS)})"
     parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=points)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
-    """Compile the step with the CPU's kernels, and as CUDA gets it, whose kernels are executed on the CPU for it.
+    """Compile the step with CPU kernels, and as on CUDA, with CUDA kernels emulated on the CPU.
 
     Raises:
         ValueError: another device than the CPU.
@@ -74,16 +74,16 @@ def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, 
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:
-    """Return whose kernel computes an op on CUDA; cuDNN's count as the plugin's."""
+    """Return the owner of an op's kernel on CUDA; cuDNN's kernels count as the plugin's."""
     if name in covered:
         return PLUGIN
     if is_copy_or_system_op(name):
         return NOTHING
-    return NOBODY if name.startswith("graph_train_") else OWN
+    return NO_KERNEL if name.startswith("graph_train_") else OWN
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
-    """Return the time of the ops, the ops, and what one step starts."""
+    """Return tables of op times, op counts, and launches per step."""
     cells = tuple(
         (row["op"], str(row["in_step"]), str(row["in_cuda_step"]), row["cuda"])
         for row in body["rows"]
@@ -108,7 +108,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
 
 
 def _matmul_gflops(body: Mapping[str, Any]) -> float | None:
-    """Return the ceiling of convolutions; None where a variable kept it from being one."""
+    """Return the ceiling of convolutions; None if a variable limited it."""
     return None if limited_by(body, body["ceilings"]) else ceilings_by_name(body["ceilings"])["float32 matmul"]
 
 

@@ -217,13 +217,14 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         for row in body["rows"]
     )
     notes = (
-        f"Every rank has {body['threads_per_rank']} threads; more ranks than cores show what ranks cost, no gain.",
+        f"Every rank has {body['threads_per_rank']} threads; with more ranks than cores, only the overhead is "
+        "measured.",
         "Lost: ms beyond an equal share of the first row's step. Sent: by all ranks together, on one interface.",
-        "Apart: as many processes at once, each with its share of the batch and no other rank to wait for.",
-        "Sum: of the gradients over the ranks, alone. Agreement: of a few numbers, before each batch of a training.",
-        "A ring sends 2 (ranks - 1) times the gradients.",
+        "Apart: the same number of independent processes, each with its share of the batch.",
+        "Sum: all-reduce of the gradients alone. Agreement: exchange of a few numbers before each batch of a training.",
+        "A ring all-reduce sends 2 (ranks - 1) times the size of the gradients.",
     )
-    return [Table("One batch, more ranks", COLUMNS, lines, notes)]
+    return [Table("Strong scaling over ranks", COLUMNS, lines, notes)]
 
 
 def _median(row: Mapping[str, Any], name: str) -> float | None:
@@ -239,4 +240,4 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     for row in body["rows"]:
         name = f"{row['model']} batch {row['batch_size']}"
         points.setdefault(name, []).append((row["ranks"], row["speedup"]["median"]))
-    lines({"": points}, path, title="One batch on more ranks, times faster", x="ranks", y="speed / that of the first")
+    lines({"": points}, path, title="Strong scaling over ranks", x="ranks", y="speedup over the first")

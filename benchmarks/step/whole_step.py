@@ -142,12 +142,12 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
     """Yield the notes of a table."""
     first, kept = rows[0]["variant"], 1 + _VARIANTS_PER_GROUP
-    yield f"against it: how many times faster {first} is, median of the turns (quartiles)"
+    yield f"against it: speedup of {first} over the variant, median of the turns (quartiles)"
     if len({row.get("group") for row in rows}) > 1:
-        yield f"group: what ran in turn; {first} is a new process in each, and ratios are to the one of the same group"
+        yield f"group: variants that alternated; each group has its own process of {first}, to which its ratios refer"
     elif "group" not in rows[0] and len(rows) > kept:
         others = ", ".join(row["variant"] for row in rows[kept:])
-        yield f"{others}: ran in turn with other processes of {first}, whose times this older result does not have"
+        yield f"{others}: measured with other processes of {first}, whose times are not in this older result"
     if limits:
         yield f"of matmul: omitted, {', '.join(limits)} slowed the matrix product that was measured, but not the steps"
     elif any(is_half(row["variant"]) for row in rows):
@@ -170,6 +170,6 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
 
 def _colour(variant: str) -> str:
     """Return the colour of a variant; stock OneFlow is grey."""
-    from graph_train.plots.style import ACCENT, QUIET, SECOND
+    from graph_train.plots.style import ACCENT, MUTED, SECOND
 
-    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], QUIET)
+    return {"plugin": ACCENT, "pytorch": SECOND}.get(variant.split("-", maxsplit=1)[0], MUTED)

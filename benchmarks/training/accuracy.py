@@ -25,13 +25,13 @@ CURVES: Mapping[str, str] = {
     "train_loss": "training loss",
     "val_loss": "validation loss",
 }
-"""Recorded in each epoch."""
+"""Metrics recorded in each epoch."""
 MEASURES: Mapping[str, str] = {
     "best_map50": "mAP50 of the best epoch",
     "best_map": "mAP50-95 of the best epoch",
     **{name: f"{title} at the end" for name, title in CURVES.items()},
 }
-"""One number per training. The best epoch has the highest fitness: it is the one that `best.safetensors` is of."""
+"""Measures with one number per training. The best epoch, that of `best.safetensors`, has the highest fitness."""
 COMPARISONS: Mapping[str, tuple[str, str]] = {"float32 - pytorch": (FLOAT32, PYTORCH), "amp - float32": (AMP, FLOAT32)}
 """Reported differences: the first side minus the second, for the same seed."""
 _LAST_SHARE = 0.2
@@ -98,13 +98,13 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 def measured(row: Row, measure: str) -> float:
     """Return one of `MEASURES` of a training."""
     if not measure.startswith("best_"):
-        return at_the_end(row[measure])
+        return mean_of_last_fifth(row[measure])
     metrics = np.zeros((len(row["map"]), 4))
     metrics[:, 2], metrics[:, 3] = row["map50"], row["map"]
     return float(row[measure.removeprefix("best_")][best_row(metrics)])
 
 
-def at_the_end(curve: Sequence[float]) -> float:
+def mean_of_last_fifth(curve: Sequence[float]) -> float:
     """Return the mean over the last fifth of the epochs, at least one."""
     return float(np.mean(curve[-max(round(len(curve) * _LAST_SHARE), 1) :]))
 

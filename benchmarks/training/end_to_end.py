@@ -20,7 +20,7 @@ from benchmarks.step.competitors import NO_TORCH, find_torch, peer_versions
 
 OURS, TORCH = "graph-train", "pytorch channels-last + opencv"
 _ROW = re.compile(r"^\s*(\d+)/\d+\s+(?:\S+\s+){5}(\d+(?:\.\d+)?)\s*$")
-"""An epoch's line of the log: number, three losses, instances, size, images per second."""
+"""Pattern of an epoch's log line: number, three losses, instances, size, images per second."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`graph-train` whose `--amp` always uses bfloat16 on a CPU, for `graph-bench accuracy`.
 
-The command itself stays in float32 on a CPU that is no faster in bfloat16.
+The command itself uses float32 on CPUs without fast bfloat16.
 """
 
 import sys

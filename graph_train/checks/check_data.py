@@ -38,9 +38,9 @@ def check_data(options: CheckOptions) -> int:
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
     }
-    for file in (json_file, problems_file):
+    for output in (json_file, problems_file):
         for index in indices.values():
-            reject_overwriting(file, (path for image in index.paths for path in (image, label_path(image))))
+            reject_overwriting(output, (file for image in index.paths for file in (image, label_path(image))))
     reports = {
         split: data_report.describe_split(
             index, imgsz=options.imgsz, anchors_px=anchors_px, anchor_threshold=options.anchor_t

@@ -144,8 +144,10 @@ def _usable(machine: "ComputeDevice") -> str:
 
 
 def _compiler() -> Fact:
-    from kernels.build.plugin_build import find_compiler
+    from kernels.build.plugin_build import find_compiler, packaged_library
 
+    if packaged_library() is not None:
+        return Fact("compiler", "not needed: the kernels are in the wheel")
     return _checked("compiler", lambda: str(find_compiler()))
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from graph_train.host.run_command import run_command
-from graph_train.settings.check_options import build_parser, check_options
-from graph_train.settings.convert_options import build_convert_parser, convert_options
-from graph_train.settings.flag_table import dashed
+from graph_train.settings.check_options import CheckOptions, build_parser
+from graph_train.settings.convert_options import ConvertOptions, build_convert_parser
+from graph_train.settings.flag_table import dashed, options_of
 from kernels.host.process_settings import configure_process
 
 ERRORS_FOUND = 1
@@ -33,7 +33,7 @@ def _convert(arguments: Sequence[str]) -> int:
     flags = vars(build_convert_parser().parse_args(arguments))
 
     def command() -> int:
-        options = convert_options(**flags)
+        options = options_of(ConvertOptions, flags)
         from graph_train.checks.convert import convert
 
         return ERRORS_FOUND if convert(options) else 0
@@ -42,7 +42,7 @@ def _convert(arguments: Sequence[str]) -> int:
 
 
 def _check_data(flags: dict[str, Any]) -> int:
-    options = check_options(**flags)
+    options = options_of(CheckOptions, flags)
     from graph_train.checks.check_data import check_data
 
     return ERRORS_FOUND if check_data(options) else 0

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
-from graph_train.settings.export_options import build_parser, export_options
+from graph_train.settings.export_options import ExportOptions, build_parser
+from graph_train.settings.flag_table import options_of
 from kernels.host.process_settings import configure_process
 
 
@@ -15,9 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         configure_process()
-        options = export_options(**flags)
+        options = options_of(ExportOptions, flags)
         show_messages()
-        located_weights(options.weights, allow_download=options.allow_download)
+        for path in options.weights:
+            located_weights(path, allow_download=options.allow_download)
         from graph_train.exporting.export import export_weights
 
         export_weights(options)

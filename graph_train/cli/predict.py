@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from graph_train.host.failures import DONE, USER_ERROR
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
-from graph_train.settings.predict_options import build_parser, predict_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.predict_options import PredictOptions, build_parser
 from kernels.host.process_settings import configure_process
 
 
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         configure_process()
-        options = predict_options(**flags)
+        options = options_of(PredictOptions, flags)
         show_messages()
         for path in options.weights:
             located_weights(path, allow_download=options.allow_download)

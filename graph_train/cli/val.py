@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command, show_messages
-from graph_train.settings.val_options import build_parser, val_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.val_options import ValOptions, build_parser
 from kernels.host.process_settings import configure_process
 
 
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         configure_process()
-        options = val_options(**flags)
+        options = options_of(ValOptions, flags)
         show_messages()
         for path in options.weights:
             located_weights(path, allow_download=options.allow_download)

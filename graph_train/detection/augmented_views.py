@@ -1,5 +1,4 @@
-"""Augmented inference: an image is seen at three scales, once mirrored, and the boxes of all views are handed to the
-suppression together, as by YOLOv5's `--augment`."""
+"""Augmented inference as in YOLOv5: predictions at three scales, one of them mirrored, are concatenated before NMS."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,12 +17,12 @@ from models.layout import PIXEL_SCALE
 Array = npt.NDArray[Any]
 
 BORDER_VALUE = 0.447
-"""Grey of the border that fills a scaled image up to whole strides: the mean of ImageNet."""
+"""Value of the border that pads a scaled image to a multiple of the stride: the mean of ImageNet, as in YOLOv5."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to see an image: its scale, and whether it is mirrored left to right."""
+    """A view of an image: its scale, and whether it is mirrored left to right."""
 
     scale: float
     mirrored: bool
@@ -33,14 +32,14 @@ VIEWS = (View(1.0, False), View(0.83, True), View(0.67, False))
 
 
 class AugmentedInference:
-    """Several views of each batch through one detector.
+    """Inference on several views of each batch.
 
     Args:
-        predict: (images (B, 3, H, W), uint8 or float32 in [0, 1]) to decoded predictions (B, N, 5 + nc) float32, an
-            array or a tensor on the device, the rows of the finest level first.
-        strides: of the network's levels, finest first.
-        grid_px: what the sides of a view must be multiples of; by default the coarsest stride.
-        device: where views are made.
+        predict: maps images (B, 3, H, W), uint8 or float32 in [0, 1], to decoded predictions (B, N, 5 + nc) float32, an
+            array or a tensor on the device, with the finest level first.
+        strides: strides of the network's levels, finest first.
+        grid_px: the sides of a view are multiples of it; by default the coarsest stride.
+        device: the device on which views are computed.
     """
 
     def __init__(
@@ -62,7 +61,8 @@ class AugmentedInference:
         return joined(parts, rows, int(whole.shape[3])), None
 
     def _counted_rows(self, count: int, number: int) -> ViewRows:
-        """Drop the coarsest level of the largest view and the finest of the smallest: others see that better."""
+        """Return the rows to keep, as in YOLOv5: not the coarsest level of the largest view and the finest of the
+        smallest."""
         levels, view = len(self._strides), VIEWS[number]
         unit = count // sum(4**level for level in range(levels))
         first = unit * 4 ** (levels - 1) if number == len(VIEWS) - 1 else 0
@@ -71,9 +71,9 @@ class AugmentedInference:
 
 
 def scaled(images: Tensor, view: View, stride: int) -> Tensor:
-    """Return a view of (B, 3, H, W) uint8 images, filled up with grey on the right and below to multiples of `stride`.
+    """Return a view of (B, 3, H, W) uint8 images, padded right and below to multiples of `stride`.
 
-    Float32 in [0, 1]; the images themselves where nothing changes.
+    The result is float32 in [0, 1], or for the unscaled, unmirrored view the images themselves.
     """
     if view == View(1.0, False):
         return images
@@ -90,7 +90,7 @@ def scaled(images: Tensor, view: View, stride: int) -> Tensor:
 
 
 def joined(parts: Sequence[Array | Tensor], rows: Sequence[ViewRows], width_px: int) -> Array | Tensor:
-    """Return the counted rows of all views' predictions (B, N, 5 + nc) in px of the image; arrays become an array."""
+    """Concatenate the kept rows of all views' predictions (B, N, 5 + nc), in px of the image; arrays give an array."""
     if not is_loaded():
         own = zip(parts, rows, strict=True)
         return np.concatenate([back_to_image(on_host(part), which, width_px) for part, which in own], axis=1)
@@ -100,7 +100,7 @@ def joined(parts: Sequence[Array | Tensor], rows: Sequence[ViewRows], width_px: 
 
 
 def back_to_image(predictions: Array, rows: ViewRows, width_px: int) -> Array:
-    """Return the counted rows of a view's predictions (B, N, 5 + nc) in px of the image, a new array."""
+    """Return the kept rows of a view's predictions (B, N, 5 + nc) in px of the image, as a new array."""
     counted = predictions[:, rows.first : rows.first + rows.kept].copy()
     counted[..., :4] /= np.float32(rows.scale)
     if rows.mirrored:

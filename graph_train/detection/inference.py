@@ -84,7 +84,7 @@ class Inference:
         self._eager_runs = EagerRuns()
 
     def compile_at_once(self) -> None:
-        """From now on compile frequent and rare shapes at their first batch, for measurements of a graph's memory."""
+        """Unless eager, compile every shape at its first batch from now on, to measure the memory of graphs."""
         if self._graph is None:
             self._graph = True
 

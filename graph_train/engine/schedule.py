@@ -182,8 +182,8 @@ class Schedule:
         if iteration <= self.warmup:
             target = self.lr0 * self.epoch_factor(epoch)
             return self._ramp(iteration, self.warmup_bias_lr, target), self._ramp(iteration, 0.0, target)
-        ends_here = epoch == self.warmup // self.batches_per_epoch
-        lr = self.lr0 * self.epoch_factor(epoch if ends_here else max(epoch - 1, 0))
+        warmup_ends = epoch == self.warmup // self.batches_per_epoch
+        lr = self.lr0 * self.epoch_factor(epoch if warmup_ends else max(epoch - 1, 0))
         return lr, lr
 
     def _momentum(self, iteration: int) -> float:
@@ -195,7 +195,7 @@ class Schedule:
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
         """The warm-up iterations that update the weights, and the last of these."""
         updating, last = set(), -1
-        # The run may end within its warm-up, which a slip in `warmup_epochs` makes billions of iterations long.
+        # The run may end during warm-up; a typing error in `warmup_epochs` can make it billions of iterations long.
         for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):
             if iteration - last >= self.accumulate(iteration):
                 last = iteration

@@ -18,6 +18,7 @@ from typing import Any
 
 from graph_train.host.failures import INTERRUPTED, USER_ERROR, DivergedError, NotSavedError
 from graph_train.host.interrupts import Interruptible, StopRequest, end_with_parent
+from graph_train.host.own_modules import module_command
 from graph_train.host.run_command import run_command
 from graph_train.runs.results_csv import VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
@@ -51,7 +52,7 @@ def train_generation(options: Mapping[str, Any], hyp: Hyperparameters, folder: P
     write_atomically(request, json.dumps(content))
     result.unlink(missing_ok=True)
     try:
-        code = _run([sys.executable, "-m", "graph_train.evolution.generation", str(request)])
+        code = _run(module_command("graph_train.evolution.generation", [str(request)]))
     finally:
         request.unlink()
     if code == DivergedError.exit_code:

@@ -1,6 +1,7 @@
 """The work of `graph-export`: export trained weights to safetensors, PyTorch or ONNX."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,16 +52,39 @@ def export_weights(options: ExportOptions) -> ExportResult:
     target = _output(options)
     device = select_device(options.device)
     load_plugin(options.kernels, device)  # type: ignore[arg-type]
-    weights, files = Path(options.weights), []
-    source = located_weights(weights, allow_download=options.allow_download)
+    given = dict.fromkeys(map(Path, options.weights))
+    sources = {weights: located_weights(weights, allow_download=options.allow_download) for weights in given}
+    _check_names(target, sources, options)
+    files = [file for weights in sources for file in _export_all(weights, sources[weights], target, device, options)]
+    return ExportResult(tuple(files))
+
+
+def _check_names(target: Path | None, sources: Iterable[Path], options: ExportOptions) -> None:
+    """Reject weights whose exported files would have the same names, such as `best.pt` and `best.safetensors`."""
+    taken: dict[Path, Path] = {}
+    for weights in sources:
+        for name in dict.fromkeys(options.include):
+            file = _target(weights, name, target)
+            if (other := taken.setdefault(file, weights)) != weights:
+                raise ValueError(f"--weights {other} {weights}: both would be exported to {file}; rename one")
+
+
+def _target(weights: Path, name: str, output: Path | None) -> Path:
+    # The default must not overwrite existing weights, such as YOLOv5's best.pt or the input itself.
+    return output or weights.with_name(f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}")
+
+
+def _export_all(
+    weights: Path, source: Path, output: Path | None, device: str, options: ExportOptions
+) -> list[ExportedFile]:
+    """Export one set of weights, read from `source`, to all formats."""
+    files = []
     network = rebuild_network(source, part=options.part)  # type: ignore[arg-type]
     if options.data:
         network.names = list(named_classes(options.data, network.num_classes))
     # ONNX last, because it fuses BatchNorm in place.
     for name in sorted(dict.fromkeys(options.include), key=lambda name: name == "onnx"):
-        # Must not overwrite existing weights, such as YOLOv5's best.pt or the input itself.
-        default_name = f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}"
-        path = target or weights.with_name(default_name)
+        path = _target(weights, name, output)
         if name == "onnx":
             files.append(_export_onnx(network.to(device), path, options))
         else:
@@ -70,7 +94,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
                 save_weights(network, path)
             files.append(ExportedFile(name, path))
         LOG.info("Wrote %s", path)
-    return ExportResult(tuple(files))
+    return files
 
 
 def _output(options: ExportOptions) -> Path | None:
@@ -78,7 +102,7 @@ def _output(options: ExportOptions) -> Path | None:
     if not options.output:
         return None
     path = output_file("--output", options.output)
-    if path.resolve() == Path(options.weights).resolve():
+    if path.resolve() in [Path(weights).resolve() for weights in options.weights]:
         text = f"--output {options.output}: would overwrite --weights; give another name"
         raise ValueError(text)
     return path

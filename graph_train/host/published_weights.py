@@ -4,6 +4,8 @@ They are listed in `published_weights.json`. Imports nothing heavy, so that a mi
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,8 @@ from kernels.host.paths import missing, printable
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified
 
 _TABLE = Path(__file__).with_suffix(".json")
+_PUBLISHED_FAMILY = re.compile(r"yolo(v?\d|-)", re.IGNORECASE)
+"""Names such as `yolov5s-seg.pt` and `yolov8n.pt`: published by Ultralytics, but of other tasks or families."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
         return path
     published = published_files().get(path.name)
     if published is None or path.parent != Path():
-        raise FileNotFoundError(f"{printable(path)}: {missing(path, 'weight file')}{_meant(path)}")
+        raise FileNotFoundError(_absent(os.fspath(weights)))
     cached = user_cache_folder() / "weights" / published.release.replace(" ", "-").lower() / path.name
-    if cached.is_file() and _is_sound(cached, published):
+    if cached.is_file() and _is_intact(cached, published):
         return cached
     if not allow_download:
         raise FileNotFoundError(
@@ -68,13 +72,22 @@ def located_weights(weights: str | Path, *, allow_download: bool) -> Path:
     return cached
 
 
-def _meant(path: Path) -> str:
-    """Return a hint at the published file whose name was given without its suffix."""
-    name = f"{path}.pt"
-    return f"; did you mean {name}?" if name in published_files() else ""
+def _absent(weights: str) -> str:
+    """Return the message for a missing weight file, with a hint where another spelling is meant."""
+    name = Path(weights).name
+    known = next((known for known in (name, f"{name}.pt") if known in published_files()), "")
+    if "://" in weights:
+        remedy = f"use --weights {known} with {ALLOW_DOWNLOAD}" if known else "download the file and give its path"
+        return f"{printable(weights)}: weights are not loaded from URLs; {remedy}"
+    hint = ""
+    if known:
+        hint = f"; did you mean {known}, the published weights?"
+    elif _PUBLISHED_FAMILY.match(name):
+        hint = f"; published weights that can be loaded are {', '.join(published_files())}"
+    return f"{printable(weights)}: {missing(weights, 'weight file')}{hint}"
 
 
-def _is_sound(file: Path, published: PublishedFile) -> bool:
+def _is_intact(file: Path, published: PublishedFile) -> bool:
     # Imported here because it takes a third of a second.
     import pooch
 

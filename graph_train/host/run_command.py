@@ -44,7 +44,7 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
 
 
 def _ignore_interrupts() -> None:
-    """Let an impatient second Ctrl-C not interrupt the end of the process, which would print tracebacks."""
+    """Ignore a second Ctrl-C while the process exits, because it would print tracebacks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -102,7 +102,7 @@ def _is_interruption(error: Exception) -> bool:
 
 
 def _require_current_folder() -> None:
-    """Reject starting in a deleted folder, where relative paths have no meaning.
+    """Reject a deleted working directory, in which relative paths have no meaning.
 
     Raises:
         OSError: the current folder does not exist.

@@ -75,10 +75,9 @@ def _to_devnull(descriptor: int) -> Iterator[None]:
 
 
 def open_closed_descriptors() -> None:
-    """Let standard descriptors that the program was started without lead to /dev/null.
+    """Redirect closed standard file descriptors to /dev/null.
 
-    A file that is opened next would get the number of such a one, and what a native library says on stderr would be
-    written into it.
+    A file opened later would otherwise get their number, and native libraries would write messages into it.
     """
     for descriptor in range(3):
         try:
@@ -88,7 +87,7 @@ def open_closed_descriptors() -> None:
 
 
 class DiscardedOutput(io.TextIOBase):
-    """A text stream that drops what is written, in place of one that was closed before the program started."""
+    """A text stream that discards its output, in place of one that was closed before the program started."""
 
     def write(self, text: str) -> int:
         """Drop the text; return its length."""

@@ -148,7 +148,7 @@ class RunStart:
 
 
 def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] = ()) -> None:
-    """Warn where a settings file of the run says something else than the checkpoint, which is what counts."""
+    """Warn if a settings file of the run differs from the checkpoint, whose settings are used."""
     try:
         edited = load_yaml(file).data
     except (ValueError, OSError):
@@ -156,7 +156,7 @@ def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] =
     names = [name for name in saved if name not in unless and name in edited and edited[name] != saved[name]]
     if names:
         LOG.warning(
-            "%s: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: %s",
+            "%s: a resumed run uses the checkpoint's settings; edits of these are ignored: %s",
             printable(file),
             ", ".join(f"{name}={edited[name]} (checkpoint: {saved[name]})" for name in names),
         )
@@ -230,7 +230,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
         if not changed:
             raise ValueError(
                 f"{printable(folder)}: the checkpoint is at batch {header.cursor.next_batch}, but an epoch has "
-                f"{batches}; use an older checkpoint"
+                f"{batches} batches; use an older checkpoint"
             )
         header.cursor.next_batch = batches
         header.cursor.losses = min(header.cursor.losses, batches)

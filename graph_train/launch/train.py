@@ -91,7 +91,7 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
 
 
 def _labels_plotted(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
-    """Plot `labels.jpg` while the run trains, on rank 0 and unless --noplots is given."""
+    """Plot `labels.jpg` during the training, on rank 0 only, unless --noplots is given."""
     if run.setup.options.run.noplots or not run.setup.rank.main:
         return contextlib.nullcontext()
     data = run.setup.data
@@ -148,7 +148,7 @@ def _require_outside(dataset: Dataset, folder: Path) -> None:
         if source.is_dir() and place.is_relative_to(os.path.realpath(source)):
             raise ValueError(
                 f"{printable(folder)}: the run folder would be inside {printable(source)}, the images of "
-                f"{printable(dataset.file)}, and its pictures would be images of the data set; choose another --project"
+                f"{printable(dataset.file)}, so its plots would become part of the data set; choose another --project"
             )
 
 

@@ -12,14 +12,14 @@ from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.plots.style import (
     ACCENT,
     INK,
-    QUIET,
+    MUTED,
     class_colour,
     hex_colour,
     legend_outside,
     literal,
     new_figure,
-    quiet_axes,
     save,
+    style_axes,
     text_on,
 )
 
@@ -55,7 +55,7 @@ def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], pat
     _class_lines(axes, classes.recall_axis, classes.precision_at_recall, classes.classes, labels)
     mean = classes.precision_at_recall.mean(axis=0)
     axes.plot(classes.recall_axis, mean, color=INK, linewidth=2.5, label=f"all classes  {classes.means()[2]:.3f}")
-    quiet_axes(axes, x="Recall", y="Precision")
+    style_axes(axes, x="Recall", y="Precision")
     axes.set(xlim=(0, 1.005), ylim=(0, 1.02))
     legend_outside(axes, title="Average precision")
     save(figure, path)
@@ -76,7 +76,7 @@ def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quan
     note = f"mean {at:.2f} at {classes.confidence:.3f},\nwhere F1 is best"
     axes.axvline(classes.confidence, color=ACCENT, linestyle=":", linewidth=1.2)
     axes.plot(classes.confidence, at, "o", color=ACCENT, markersize=7, zorder=5, clip_on=False, label=note)
-    quiet_axes(axes, x="Confidence threshold", y=quantity)
+    style_axes(axes, x="Confidence threshold", y=quantity)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     legend_outside(axes, title="Class")
     save(figure, path)
@@ -103,11 +103,11 @@ def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path:
     image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("Fraction of the true class", fontsize=9, color=INK)
-    bar.ax.tick_params(colors=QUIET, labelsize=8, labelcolor=INK)
+    bar.ax.tick_params(colors=MUTED, labelsize=8, labelcolor=INK)
     bar.outline.set_visible(False)
     if number < _WRITTEN_CELLS:
         _write_cells(axes, shown, counts, number)
-    quiet_axes(axes, x="True class", y="Predicted class")
+    style_axes(axes, x="True class", y="Predicted class")
     axes.grid(visible=False)
     if number < _NAMED_CELLS:
         ticks = [*map(literal, class_names), "background"]
@@ -137,7 +137,7 @@ def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: P
         axes.plot(milliseconds, accuracy, "o-", color=colour, linewidth=1.8, label=literal(name), clip_on=False)
         for size, x, y in zip(sizes, milliseconds, accuracy, strict=True):
             axes.annotate(f"{size}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
-    quiet_axes(axes, x="Inference, ms per image", y="mAP50-95")
+    style_axes(axes, x="Inference, ms per image", y="mAP50-95")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.1)
     legend_outside(axes, title="Weights")

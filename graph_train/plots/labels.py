@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, literal, new_figure, quiet_axes, save
+from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, literal, new_figure, save, style_axes
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
@@ -29,11 +29,11 @@ def plot_labels(labels: Array, class_names: Sequence[str], path: Path) -> None:
     _bars(counts, labels, class_names)
     _outlines(outlines, labels)
     _density(centres, labels[:, 1], labels[:, 2], (1.0, 1.0))
-    quiet_axes(centres, title="Box centres", x="x / image width", y="y / image height")
+    style_axes(centres, title="Box centres", x="x / image width", y="y / image height")
     centres.invert_yaxis()
     largest = labels[:, 3:5].max(axis=0, initial=0.05) * 1.05
     _density(sizes, labels[:, 3], labels[:, 4], (min(1.0, largest.max()),) * 2)
-    quiet_axes(sizes, title="Box sizes", x="width / image width", y="height / image height")
+    style_axes(sizes, title="Box sizes", x="width / image width", y="height / image height")
     save(figure, path, dpi=120)
 
 
@@ -42,7 +42,7 @@ def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:
     counts = np.bincount(labels[:, 0].astype(np.int64), minlength=number)
     colours = [hex_colour(class_colour(c)) for c in range(len(counts))]
     bars = axes.bar(range(len(counts)), counts, color=colours)
-    quiet_axes(axes, title="Labels of each class", y="labels")
+    style_axes(axes, title="Labels of each class", y="labels")
     axes.grid(visible=False, axis="x")
     if number <= _NAMED_BARS:
         slanted = {"rotation": 45, "ha": "right"} if number > 4 else {}
@@ -65,7 +65,7 @@ def _outlines(axes: Any, labels: Array) -> None:
     colours = [hex_colour(class_colour(int(c))) for c in picked[:, 0]]
     axes.add_collection(PolyCollection(outlines, facecolors="none", edgecolors=colours, linewidths=0.6, alpha=0.5))
     shown = f" ({len(picked)} of {len(labels)})" if len(picked) < len(labels) else ""
-    quiet_axes(axes, title=f"Box shapes, centred{shown}", x="width / image width", y="height / image height")
+    style_axes(axes, title=f"Box shapes, centred{shown}", x="width / image width", y="height / image height")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.grid(visible=False)
 

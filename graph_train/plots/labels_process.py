@@ -1,9 +1,9 @@
-"""Plot labels in a separate process, because matplotlib takes a second that training need not wait for.
+"""Plot labels in a separate process, so that training does not wait a second for matplotlib.
 
     python -m graph_train.plots.labels_process PARENT PATH < LABELS
 
 PARENT is a process id (this process ends with it), PATH the plot to write, LABELS an `.npz` with `labels` and
-`class_names`. In a thread, matplotlib's objects were corrupted by OneFlow's compiling beside it.
+`class_names`. A thread would not do: matplotlib's objects were corrupted while OneFlow compiled.
 """
 
 import logging
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.host.interrupts import end_with_parent
+from graph_train.host.own_modules import module_command
 from graph_train.host.run_command import one_line
 from graph_train.plots.labels import plot_labels
 from kernels.host.paths import printable
@@ -29,10 +30,7 @@ LOG = logging.getLogger("graph_train")
 
 @contextmanager
 def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> Iterator[None]:
-    """Plot labels while the body runs, and wait for the plot at its end; a plot that fails costs a warning.
-
-    Arguments as of `plot_labels`.
-    """
+    """Run `plot_labels` in a process while the body runs, and wait for it at the end; a failure is only logged."""
     failure, plotting = "", None
     try:
         plotting = _Plotting(labels, class_names, path)
@@ -47,34 +45,29 @@ def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: P
 
 
 class _Plotting:
-    """The process that plots; arguments as of `plot_labels`.
+    """The plotting process; arguments as for `plot_labels`.
 
     Raises:
         OSError: it cannot be started.
     """
 
     def __init__(self, labels: npt.NDArray[Any], class_names: Sequence[str], path: Path) -> None:
-        command = [sys.executable, "-m", "graph_train.plots.labels_process", str(os.getpid()), str(path.resolve())]
-        package = str(Path(__file__).resolve().parents[2])
-        python_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        command = module_command("graph_train.plots.labels_process", [str(os.getpid()), str(path.resolve())])
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by `failure`
         with tempfile.TemporaryFile() as data:
             np.savez(data, labels=labels, class_names=np.array(class_names, dtype=str))
             data.seek(0)
-            # Not in the user's folder, whose modules `-m` would import first; nor in the terminal's process group,
-            # where Ctrl-C would interrupt it.
+            # Not in the terminal's process group, where Ctrl-C would interrupt it.
             self._process = subprocess.Popen(
                 command,
                 stdin=data,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                cwd=path.parent,
-                env={**os.environ, "PYTHONPATH": python_path},
                 start_new_session=True,
             )
 
     def failure(self) -> str:
-        """Wait for the plot; return why there is none, or an empty string."""
+        """Wait for the process; return why it failed, or ""."""
         with self._errors:
             if self._process.wait() == 0:
                 return ""
@@ -83,7 +76,7 @@ class _Plotting:
 
 
 def main() -> int:
-    """Plot the labels; the reason of a failure is the last line on stderr."""
+    """Plot the labels; the reason for a failure is the last line on stderr."""
     end_with_parent(int(sys.argv[1]))
     with np.load(sys.stdin.buffer, allow_pickle=False) as data:
         labels, class_names = data["labels"], data["class_names"].tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.metrics.average_precision import best_row
-from graph_train.plots.style import ACCENT, SECOND, new_figure, quiet_axes, save
+from graph_train.plots.style import ACCENT, SECOND, new_figure, save, style_axes
 from graph_train.runs.results_csv import COLUMNS, VALIDATION_KEYS
 
 Array = npt.NDArray[Any]
@@ -65,7 +65,7 @@ def plot_results(results_csv: Path, png: Path) -> None:
     figure = new_figure(15, 6, f"{heading}mAP50-95 {columns['metrics/mAP_0.5:0.95'][best]:.3f}")
     for axes, (name, title) in zip(figure.subplots(2, 5).flat, _PANELS, strict=True):
         _panel(axes, epoch, columns[name], best)
-        quiet_axes(axes, title=title, x="Epoch" if name.startswith(("val", "metrics/mAP")) else "")
+        style_axes(axes, title=title, x="Epoch" if name.startswith(("val", "metrics/mAP")) else "")
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
@@ -102,7 +102,7 @@ def plot_evolution(
     best = int(np.argmax(fitness))
     panels = figure.subplots(rows, _EVOLUTION_COLUMNS, sharey=True, squeeze=False).ravel()
     for panel, name, tried in zip(panels, names, values.T, strict=False):
-        quiet_axes(panel, title=f"{name} = {tried[best]:.3g}")
+        style_axes(panel, title=f"{name} = {tried[best]:.3g}")
         panel.scatter(tried, fitness, c=np.arange(len(fitness)), cmap="viridis_r", s=14, alpha=0.8, linewidths=0)
         panel.locator_params(axis="x", nbins=4)  # small numbers have long labels
         panel.plot(tried[best], fitness[best], "+", color=SECOND, markersize=14, markeredgewidth=2)

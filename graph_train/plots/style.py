@@ -39,7 +39,7 @@ _LONGEST_NAME = 40
 """Limit of a class name in a figure; longer ones would leave no space for the curves."""
 _LOG = logging.getLogger("graph_train")
 
-INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 ACCENT, SECOND = "#2b6cb0", "#d64045"
 
 
@@ -62,7 +62,7 @@ def text_on(colour: RGB) -> RGB:
 def literal(name: str) -> str:
     """Escape a class name for matplotlib, and shorten it if it is long.
 
-    Matplotlib reads what stands between two `$` as a formula, and leaves names with a leading `_` out of legends.
+    Matplotlib parses text between two `$` as a formula, and omits names with a leading `_` from legends.
     """
     shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
@@ -94,15 +94,15 @@ def new_figure(width: float, height: float, title: str) -> Any:
     return figure
 
 
-def quiet_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+def style_axes(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
     """Style axes: a light grid and no box."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(QUIET)
+        axes.spines[side].set_color(MUTED)
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=QUIET, labelsize=8, labelcolor=INK)
+    axes.tick_params(colors=MUTED, labelsize=8, labelcolor=INK)
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
@@ -112,7 +112,7 @@ def save(figure: Any, path: Path, *, dpi: int = 150) -> None:
     """Save the figure, without date and version, so that equal figures give equal files."""
     metadata = {"Software": None} if path.suffix == ".png" else None
     with replacing(path) as temporary, warnings.catch_warnings():
-        # Characters that the font lacks are drawn as boxes; a line for each of them in each picture helps nobody.
+        # Suppress a warning per missing glyph: characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(temporary, dpi=dpi, metadata=metadata)
 

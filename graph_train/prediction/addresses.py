@@ -8,16 +8,17 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.data.fetching import ATTEMPTS, FetchError, fetch, media_type
 from pipelines.data.images import MAX_FILE_BYTES
-from pipelines.data.listing import IMAGE_ENDINGS, UNSUPPORTED_ENDINGS
+from pipelines.data.listing import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 from pipelines.data.live import STREAM_PORTS, shown_address
-from pipelines.data.video import VIDEO_ENDINGS
+from pipelines.data.video import VIDEO_SUFFIXES
 
 _FETCHED = ("http", "https")
-_ENDLESS_ENDINGS = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd"})
-_ENDLESS_TYPES = frozenset(
+_STREAM_SUFFIXES = frozenset({".m3u8", ".mjpeg", ".mjpg", ".mpd"})
+_STREAM_TYPES = frozenset(
     {"multipart/x-mixed-replace", "application/vnd.apple.mpegurl", "application/x-mpegurl", "application/dash+xml"}
 )
 """Media types of cameras and playlists."""
+_PAGES_OF_VIDEOS = frozenset({"youtube.com", "m.youtube.com", "youtu.be"})
 _ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
 """Suffixes of files whose URL has none; decoding depends on the content."""
 _AT_ONCE = 8
@@ -61,30 +62,32 @@ def fetch_addresses(addresses: Sequence[str], folder: Path) -> list[Path | Fetch
 def _fetch_address(address: str, stem: Path) -> Path | None:
     if _scheme(address) not in _FETCHED:
         return None
-    ending = _file_ending(address)
-    if ending is None:
+    suffix = _file_suffix(address)
+    if suffix is None:
         return None
-    is_video = ending in VIDEO_ENDINGS
-    file = stem.with_suffix(ending)
+    is_video = suffix in VIDEO_SUFFIXES
+    file = stem.with_suffix(suffix)
     # The size of an image is limited as for local files, that of a video only by the disk.
-    limit = {} if is_video else {"most": MAX_FILE_BYTES}
+    limit = {} if is_video else {"max_bytes": MAX_FILE_BYTES}
     fetch(address, file, attempts=ATTEMPTS, progress=is_video, **limit)
     return file
 
 
-def _file_ending(address: str) -> str | None:
+def _file_suffix(address: str) -> str | None:
     """Return the suffix for the file behind a URL; None for a stream.
 
     Raises:
         FetchError: the URL cannot be opened, or is neither an image nor a video.
     """
-    ending = _path_of(address).suffix.lower()
-    if ending in IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS:
-        return ending
-    if ending in _ENDLESS_ENDINGS:
+    suffix = _path_of(address).suffix.lower()
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES:
+        return suffix
+    if suffix in _STREAM_SUFFIXES:
         return None
+    if (urllib.parse.urlsplit(address).hostname or "").removeprefix("www.") in _PAGES_OF_VIDEOS:
+        raise FetchError("pages of videos are not supported; download the video and give its path")
     kind, has_length = media_type(address)
-    if kind in _ENDLESS_TYPES or (kind.startswith("video/") and not has_length):
+    if kind in _STREAM_TYPES or (kind.startswith("video/") and not has_length):
         return None
     if kind.startswith(("image/", "video/")):
         return _ANY_IMAGE if kind.startswith("image/") else _ANY_VIDEO

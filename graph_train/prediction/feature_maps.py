@@ -47,7 +47,7 @@ class FeatureMaps:
 
     Args:
         network: the network; it is put into evaluation mode.
-        graph: compile once per input shape instead of running op by op.
+        graph: whether to compile a graph per input shape instead of running op by op.
     """
 
     def __init__(self, network: DetectionModel, *, graph: bool = True) -> None:

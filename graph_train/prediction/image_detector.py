@@ -152,7 +152,7 @@ class ImageDetector:
         return BatchDetections(tuple(detections), predicted - started, suppressed - predicted)
 
     def warm_up(self, shapes: Mapping[tuple[int, int], int]) -> None:
-        """With `graph=True`, compile for input shapes: a mapping from (height, width) in px to the batch size."""
+        """Compile for input shapes, given as (height, width) in px -> batch size; does nothing unless `graph=True`."""
         if self._graph:
             for (height, width), count in shapes.items():
                 self._detector(np.full((count, 3, height, width), BORDER_GREY, np.uint8))

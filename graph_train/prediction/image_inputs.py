@@ -19,6 +19,7 @@ from pipelines.data.images import (
     read_image_file,
     rgb_pixels,
 )
+from pipelines.data.live import shown_address
 
 Array = npt.NDArray[Any]
 FileOrImage: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
@@ -51,6 +52,9 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
     where = "image" if number is None else f"image {number}"
     if isinstance(image, str | os.PathLike):
         path = Path(image)
+        if not path.exists() and "://" in os.fspath(image):
+            url = shown_address(os.fspath(image))
+            raise ValueError(f"{where}: {url} is a URL; use predict(source=...), or give the image's bytes")
         if not path.exists():
             raise FileNotFoundError(f"{printable(path)}: no such file")
         return OpenedImage(_decoded(lambda: decode_rgb(read_image_file(path)), printable(path)), path)

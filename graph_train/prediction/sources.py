@@ -13,15 +13,17 @@ from graph_train.prediction.addresses import fetch_addresses, has_scheme, is_add
 from kernels.host.files import NotReadableError, read_regular
 from kernels.host.paths import printable, with_home
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError
-from pipelines.data.listing import IMAGE_ENDINGS, MAX_LIST_BYTES, UNSUPPORTED_ENDINGS, listed_image
+from pipelines.data.listing import IMAGE_SUFFIXES, MAX_LIST_BYTES, UNSUPPORTED_SUFFIXES, listed_image
 from pipelines.data.live import STREAM_PORTS, shown_address
 from pipelines.data.problems import Problem
-from pipelines.data.video import VIDEO_ENDINGS
+from pipelines.data.video import VIDEO_SUFFIXES
 from pipelines.data.walk import walk_files
 
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
-_RECOGNISED_ENDINGS = IMAGE_ENDINGS | VIDEO_ENDINGS | UNSUPPORTED_ENDINGS
+_STREAM_LIST_SUFFIX = ".streams"
+"""Suffix of YOLOv5's lists of streams."""
+_RECOGNISED_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES
 """Suffixes of files to process in a folder; unsupported formats are reported."""
 
 
@@ -134,8 +136,8 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
         named = " and ".join(shown_address(file.address) for file in live[:2])
         raise ValueError(f"--source: {named}: only one camera or stream per run is supported")
     rest = [file for file in files if not file.is_live]
-    videos = tuple(file for file in rest if file.path.suffix.lower() in VIDEO_ENDINGS)
-    images = tuple(file for file in rest if file.path.suffix.lower() not in VIDEO_ENDINGS)
+    videos = tuple(file for file in rest if file.path.suffix.lower() in VIDEO_SUFFIXES)
+    images = tuple(file for file in rest if file.path.suffix.lower() not in VIDEO_SUFFIXES)
     return Sources(images, videos, problems, live[0] if live else None)
 
 
@@ -176,10 +178,12 @@ def _add(entry: str, found: _Found) -> bool:
     path = with_home(entry)
     if path.is_dir():
         there = walk_files(path, found.problems, progress="source")
-        candidates = (file for file in there if file.suffix.lower() in _RECOGNISED_ENDINGS)
+        candidates = (file for file in there if file.suffix.lower() in _RECOGNISED_SUFFIXES)
         below = sorted(found.without_results(candidates, path))
         found.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True
+    if path.suffix.lower() == _STREAM_LIST_SUFFIX and path.exists():
+        raise ValueError(f"{printable(entry)}: lists of streams are not supported; run one command per stream")
     if path.exists():
         found.files.append(SourceFile(path, Path(path.name)))
         return True

@@ -14,6 +14,7 @@ from typing import Any
 
 from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulStop
+from graph_train.host.own_modules import module_command
 from graph_train.ranks.launcher import RankInfo, rank_info
 
 DEFAULT_TIMEOUT = 60.0
@@ -121,7 +122,7 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
     inherited = [status_out, rank_lost_in, *settings.sockets.values()]
     # A new session: signals from the terminal must reach only the training, which reports to its peers after saving.
     subprocess.Popen(
-        [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],
+        module_command("graph_train.ranks.rank_watch", [json.dumps(asdict(settings))]),
         pass_fds=inherited,
         start_new_session=True,
         stdin=subprocess.DEVNULL,

@@ -86,7 +86,7 @@ class SampleCollector:
 def images_on_rank(pipeline: ValPipeline, shard: Shard) -> int:
     """Return the number of validation images that a rank measures."""
     sizes = [pipeline.images_of(batch) for batch in range(pipeline.batches_per_epoch)]
-    return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.counts_here(size))
+    return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.owns_rows(size))
 
 
 def _px(corners: Sequence[float]) -> list[float]:

@@ -29,7 +29,7 @@ EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetenso
 LOCK, LOG_FILE = ".lock", "train.log"
 _MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
-"""Files of a run, which take the place of what has their name."""
+"""Files of a run, which replace existing files of the same name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
@@ -48,7 +48,7 @@ class RunFolder:
             OSError: the folder cannot be created or written.
         """
         self.path = path
-        self._or_elsewhere = "" if resumed else " or choose another --name"
+        self._alternative = "" if resumed else " or choose another --name"
         self.weights = path / "weights"
         self._handlers: list[logging.Handler] = []
         self._logging_before = (LOG.level, LOG.propagate)
@@ -66,15 +66,15 @@ class RunFolder:
             raise OSError(f"{printable(path)}: {reason}") from None
 
     def _reject_other_kinds(self) -> None:
-        """Reject folders and pipes under names of a run's files now, instead of when the first of them is written.
+        """Reject folders and pipes in place of a run's files early, instead of at the first write.
 
         Raises:
-            ValueError: names one.
+            ValueError: there is one.
         """
         written = [path for pattern in _WRITTEN for path in self.path.glob(pattern)]
         for path in sorted(written):
             if path.exists() and not path.is_file():
-                raise ValueError(f"{printable(path)}: no regular file; remove it{self._or_elsewhere}")
+                raise ValueError(f"{printable(path)}: not a regular file; remove it{self._alternative}")
 
     def _acquire_lock(self) -> IO[str]:
         lock = self._own_file(LOCK)
@@ -86,15 +86,14 @@ class RunFolder:
             lock.close()
             raise ValueError(
                 f"{printable(self.path)}: another run (process {printable(owner)}) is using this folder; wait until it "
-                f"ends{self._or_elsewhere}"
+                f"ends{self._alternative}"
             ) from None
         lock.seek(0)
         before = lock.read(_MAX_OWNER_LENGTH)
         if before and not (before.isascii() and before.isdigit()):
             lock.close()
             raise ValueError(
-                f"{printable(self.path / LOCK)}: not a lock file, it has other content; move it away"
-                f"{self._or_elsewhere}"
+                f"{printable(self.path / LOCK)}: not a lock file, it has other content; move it away{self._alternative}"
             )
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -111,7 +110,7 @@ class RunFolder:
         path = self.path / name
         if path.is_symlink() or (path.exists() and not path.is_file()):
             kind = "is a symbolic link" if path.is_symlink() else "is not a regular file"
-            raise ValueError(f"{printable(path)}: {kind}; remove it{self._or_elsewhere}")
+            raise ValueError(f"{printable(path)}: {kind}; remove it{self._alternative}")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return open(os.open(path, flags, 0o666), "a+", encoding="utf-8", errors="replace")
 
@@ -169,8 +168,8 @@ class RunFolder:
         own = {*self.checkpoints(), self.best, self.weights / EARLIER, self.weights / EARLIER_BEST}
         if weights and any(file.exists() and path.exists() and file.samefile(path) for file in own):
             raise ValueError(
-                f"--weights {printable(path)}: belongs to the run that a new one in the same folder (--exist-ok) takes "
-                "the place of; choose another --name, or copy the file elsewhere first"
+                f"--weights {printable(path)}: belongs to the earlier run in this folder, which --exist-ok replaces; "
+                "choose another --name, or copy the file elsewhere first"
             )
 
     def set_aside_earlier(self) -> None:
@@ -261,13 +260,13 @@ def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
     """Return project/name or, if that exists and not `exist_ok`, the first unused of project/name2, name3, ….
 
     Raises:
-        ValueError: project and name together are no name of a folder.
+        ValueError: project and name together do not name a folder.
     """
     base = Path(project) / name
     if exist_ok or not os.path.lexists(base):
         return base
     if not base.name:
-        raise ValueError(f"--project {project!r} --name {name!r}: not the name of a new folder; give a --name")
+        raise ValueError(f"--project {project!r} --name {name!r}: does not name a new folder; give a --name")
     number = 2
     while os.path.lexists(candidate := base.with_name(f"{base.name}{number}")):
         number += 1
@@ -278,7 +277,7 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
     """Create the folder that `unused_path` returns; safe against concurrent commands.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     while True:
         folder = unused_path(project, name, exist_ok=exist_ok)
@@ -288,7 +287,7 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
         except OSError as error:
             # Another command may have made the folder at the same moment.
             if exist_ok or not (isinstance(error, FileExistsError) and os.path.isdir(folder)):
-                reason = f"the folder for results cannot be made ({error.strerror})"
+                reason = f"the results folder cannot be created ({error.strerror})"
                 raise OSError(f"{printable(folder)}: {reason}; choose another --project or --name") from None
         else:
             return folder

@@ -3,7 +3,6 @@
 import argparse
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DATA_DOWNLOAD_HELP,
@@ -12,13 +11,12 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    options_of,
     parser_of,
 )
 from graph_train.settings.train_options import RANGES
 from models.loss_config import LossConfig
 
-_ABOUT = (
+_DESCRIPTION = (
     "Check a data set (counts, sizes, labels, every problem with file and line) or, with `env`, this machine. The data "
     "set is not modified. `graph-check convert` converts Pascal VOC or COCO annotations to YOLO; see its --help."
 )
@@ -49,19 +47,13 @@ class CheckOptions:
             raise ValueError(f"{dashed('anchor_t')} {self.anchor_t}: must be above 1, otherwise no box would match")
 
 
-def check_options(**flags: Any) -> CheckOptions:
-    """Build the options from flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(CheckOptions, flags)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace contains only the flags that were given."""
     parser = parser_of(
-        CheckOptions, prog="graph-check", description=_ABOUT, exit_codes="0 no errors, 1 errors found, 2 user error"
+        CheckOptions,
+        prog="graph-check",
+        description=_DESCRIPTION,
+        exit_codes="0 no errors, 1 errors found, 2 user error",
     )
     parser.add_argument("subject", nargs="?", choices=("data", "env"), default="data", help="what to check")
     return parser

@@ -2,9 +2,8 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
 
-from graph_train.settings.flag_table import SWITCH, TEXTS, check_flags, flag, options_of, parser_of
+from graph_train.settings.flag_table import SWITCH, TEXTS, check_flags, flag, parser_of
 
 _SOURCE = "Pascal VOC: a folder of xml files, or a list in ImageSets/Main; COCO: an instances json"
 
@@ -38,15 +37,6 @@ class ConvertOptions:
             if not name.strip() or not name.isprintable():
                 raise ValueError(f"--names {name!r}: must be a printable class name")
         check_flags(self)
-
-
-def convert_options(**flags: Any) -> ConvertOptions:
-    """Build the options from flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(ConvertOptions, flags)
 
 
 def build_convert_parser() -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DOWNLOAD_HELP,
@@ -15,7 +14,6 @@ from graph_train.settings.flag_table import (
     check_flags,
     check_ranges,
     flag,
-    options_of,
     parser_of,
     reject_changed,
 )
@@ -45,7 +43,9 @@ _OTHER_FORMAT = "applies to an unsupported export format; remove it"
 class ExportOptions:
     """All settings of `graph-export`, validated on construction."""
 
-    weights: str = flag("", "trained weights: .safetensors, .pt or a OneFlow folder")
+    weights: tuple[str, ...] = flag(
+        (), "trained weights: .safetensors, .pt or a OneFlow folder; several are exported one by one", kind=TEXTS
+    )
     include: tuple[str, ...] = flag(
         ("safetensors",), f"formats to write: {', '.join(FORMATS)} (default: safetensors)", kind=TEXTS
     )
@@ -87,7 +87,7 @@ class ExportOptions:
     debug: bool = flag(False, "show tracebacks", kind=SWITCH)
 
     def __post_init__(self) -> None:
-        if not self.weights:
+        if not self.weights or not all(self.weights):
             raise ValueError("--weights: give the weights to export, such as runs/train/exp/weights/best.safetensors")
         self._check_formats()
         check_flags(self)
@@ -108,8 +108,9 @@ class ExportOptions:
         for package in ("onnx", "onnxruntime"):
             if "onnx" in self.include and importlib.util.find_spec(package) is None:
                 raise ValueError(f"--include onnx: {package} is not installed: {install_command('onnx')}")
-        if self.output and len(self.include) > 1:
-            raise ValueError("--output: cannot be used with several formats; remove it, or export one format at a time")
+        for several in ("formats",) * (len(self.include) > 1) + ("weights",) * (len(self.weights) > 1):
+            if self.output:
+                raise ValueError(f"--output: cannot be used with several {several}; remove it, or export one at a time")
 
     def _reject_inapplicable_flags(self) -> None:
         if "onnx" not in self.include:
@@ -118,15 +119,6 @@ class ExportOptions:
             reject_changed(self, ("half",), "applies to .pt files only; add --include pt")
         if not self.nms:
             reject_changed(self, _NMS_ONLY, "applies to NMS only; add --nms")
-
-
-def export_options(**flags: Any) -> ExportOptions:
-    """Build the options from the arguments of `export(...)`, flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(ExportOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

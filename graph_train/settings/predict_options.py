@@ -3,7 +3,6 @@
 import argparse
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DOWNLOAD_HELP,
@@ -15,7 +14,6 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    options_of,
     parser_of,
 )
 from graph_train.settings.val_options import NO_DNN, NO_HALF, NUMBER_RANGES, THRESHOLDS
@@ -119,20 +117,6 @@ class PredictOptions(DetectorOptions):
             )
         if self.view_img and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ValueError("--view-img: no display available; open the images in the results folder instead")
-
-
-def detector_options(**flags: Any) -> DetectorOptions:
-    """Build the options from the arguments of `load(...)`; errors as in `predict_options`."""
-    return options_of(DetectorOptions, flags)
-
-
-def predict_options(**flags: Any) -> PredictOptions:
-    """Build the options from the arguments of `predict(...)`, flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(PredictOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

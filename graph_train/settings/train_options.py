@@ -55,7 +55,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_nonfinite": (0, 1 << 31),
     "dist_timeout": (1, 1_000_000),
 }
-"""Allowed ranges of numbers; the upper bounds catch typing errors that would otherwise exhaust memory."""
+"""Allowed ranges; the upper bounds catch typing errors that would otherwise exhaust memory."""
 
 
 @dataclass(frozen=True)
@@ -313,11 +313,21 @@ _FORMER_FLAGS = {
 """Flags of earlier versions of YOLOv5 that were removed."""
 
 
+def _advice(flag: str) -> str:
+    """Return what to use instead of a flag that does not exist, or ""."""
+    # Imported here because only a mistake needs it.
+    from graph_train.settings.hyperparameters import KNOWN_KEYS
+
+    if flag[2:].replace("-", "_") in KNOWN_KEYS:
+        return "a hyper-parameter, not a flag; write it to a yaml file and give that with --hyp"
+    return _FORMER_FLAGS.get(flag, "")
+
+
 def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
     """Return the parser; the namespace contains only the flags that were given."""
     parser = CommandParser(
         prog=prog,
-        former=_FORMER_FLAGS,
+        advice=_advice,
         description="Train YOLOv5-family detectors with the whole training step in one compiled graph.",
         epilog="Exit codes: 0 success, 1 internal error, 2 user error, 3 a file could not be saved, 4 diverged (too "
         "many non-finite updates), 5 another rank was lost, 130 interrupted (after saving).",

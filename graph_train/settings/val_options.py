@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Any
 
 from graph_train.settings.flag_table import (
     DATA_DOWNLOAD_HELP,
@@ -14,13 +13,13 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
-    options_of,
     parser_of,
     reject_changed,
 )
 from graph_train.settings.train_options import MAX_BATCH, RANGES
 
-TASKS = ("val", "test", "train", "speed", "study")
+SPLIT_TASKS = ("val", "test", "train")
+TASKS = (*SPLIT_TASKS, "speed", "study")
 MAX_DETECTIONS = 1 << 20
 THRESHOLDS = ("conf_thres", "iou_thres")
 NUMBER_RANGES = {
@@ -63,7 +62,9 @@ class ValOptions:
     save_txt: bool = flag(False, "save detections as label files", kind=SWITCH)
     save_hybrid: bool = flag(False, "save labels and detections together as label files", kind=SWITCH)
     save_conf: bool = flag(False, "add confidences to the label files", kind=SWITCH)
-    save_json: bool = flag(False, "save a COCO results file, evaluated if there are COCO annotations", kind=SWITCH)
+    save_json: bool = flag(
+        False, "save a COCO results file, evaluated if there are COCO annotations; always on with COCO", kind=SWITCH
+    )
     project: str = flag("runs/val", "save to project/name")
     name: str = flag("exp", "save to project/name")
     exist_ok: bool = flag(False, "reuse an existing project/name", kind=SWITCH)
@@ -79,6 +80,11 @@ class ValOptions:
         check_flags(self)
         check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)
 
+    @property
+    def may_save_json(self) -> bool:
+        """Whether a COCO results file makes sense: detections are saved, and contain no labels."""
+        return self.task in SPLIT_TASKS and not self.save_hybrid
+
     def _reject_inapplicable_flags(self) -> None:
         if not self.weights or not all(self.weights):
             raise ValueError("--weights: give trained weights, such as runs/train/exp/weights/best.safetensors")
@@ -86,7 +92,7 @@ class ValOptions:
             raise ValueError("--save-conf: requires --save-txt or --save-hybrid")
         if self.save_hybrid and self.save_json:
             raise ValueError("--save-hybrid: adds labels to the detections and so invalidates --save-json; remove one")
-        if self.task in ("speed", "study"):
+        if self.task not in SPLIT_TASKS:
             for name in ("save_txt", "save_hybrid", "save_json"):
                 if getattr(self, name):
                     raise ValueError(f"{dashed(name)}: --task {self.task} saves no detections; use --task val")
@@ -94,15 +100,6 @@ class ValOptions:
             reject_changed(self, THRESHOLDS, "--task speed always uses 0.25 and 0.45; remove it, or use --task val")
         if self.task == "study":
             reject_changed(self, ("imgsz",), "--task study uses its own image sizes; remove it")
-
-
-def val_options(**flags: Any) -> ValOptions:
-    """Build the options from the arguments of `validate(...)`, flag names with underscores.
-
-    Raises:
-        ValueError: an unknown flag (with the nearest match), or an invalid value.
-    """
-    return options_of(ValOptions, flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

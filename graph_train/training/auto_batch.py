@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,6 +20,7 @@ import numpy as np
 from graph_train.host.devices import select_device
 from graph_train.host.failures import USER_ERROR
 from graph_train.host.memory import device_memory, resident_bytes
+from graph_train.host.own_modules import module_command
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
@@ -68,9 +68,10 @@ class MemoryModel:
 
     def largest_batch(self, budget: float, *, multiple: int) -> int:
         """Return the largest batch size that fits the budget and the number of images; 0 if none does."""
-        most = min(MAX_AUTO_BATCH, max(self.facts.train_images, multiple))
+        limit = min(MAX_AUTO_BATCH, max(self.facts.train_images, multiple))
         return next(
-            (batch for batch in range(most - most % multiple, 0, -multiple) if self.required_bytes(batch) <= budget), 0
+            (batch for batch in range(limit - limit % multiple, 0, -multiple) if self.required_bytes(batch) <= budget),
+            0,
         )
 
 
@@ -163,7 +164,7 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
             "parent": os.getpid(),
         }
         request.write_text(json.dumps(content), encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "graph_train.training.batch_memory", str(request)], check=False)
+        done = subprocess.run(module_command("graph_train.training.batch_memory", [str(request)]), check=False)
         lines = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
     if done.returncode == USER_ERROR:
         raise ValueError("--batch-size -1: measuring memory failed, see the message above")

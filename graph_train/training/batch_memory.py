@@ -67,7 +67,7 @@ def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | Measured], 
     write(Measured("data", batches[-1], memory.used() - before))
     measure_steps(memory, batches, lambda images: _step(run, images), write)
     before, side = memory.used(), run.setup.image_px
-    run.inference.compile_at_once()  # a training compiles this shape once it is frequent
+    run.inference.compile_at_once()  # a training compiles this shape when it is frequent
     run.inference(np.zeros((batches[-1], 3, side, side), np.uint8), np.zeros((0, 6), np.float32))
     write(Measured("validation", batches[-1], memory.used() - before))
 

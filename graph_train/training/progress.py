@@ -21,12 +21,12 @@ HEADER = _ROW.format("Epoch", "box_loss", "obj_loss", "cls_loss", "Instances", "
 
 @dataclass
 class TimeSpent:
-    """Where the time of an epoch is spent, in seconds."""
+    """Seconds of an epoch by activity."""
 
     waiting: float = 0.0
-    """Waiting for the next batch."""
+    """Time spent waiting for the next batch."""
     computing: float = 0.0
-    """In the step, including reading its result."""
+    """Time spent in the step, including reading its result."""
     compiling: float = 0.0
     """The part of `computing` spent compiling graphs."""
 
@@ -56,7 +56,7 @@ class EpochTimes:
     epoch: int
     images: int
     training: float
-    """From the first batch to the last."""
+    """Time from the first batch to the last."""
     waiting: float
     computing: float
     compiling: float

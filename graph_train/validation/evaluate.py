@@ -28,7 +28,7 @@ from graph_train.validation.measuring import (
 from kernels.host.files import write_atomically
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
-from pipelines.data.dataset import Dataset, Split, load_dataset
+from pipelines.data.dataset import Dataset, Split, is_coco_2017, load_dataset
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.val import ValPipeline
 
@@ -63,6 +63,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     detectors = [_detector(group, options, device) for group in groups]
     for detector, group in zip(detectors, groups, strict=True):
         _check_classes(detector, index, group[0], options)
+    _warn_of_unusual_metrics(options)
     folder = make_unused_folder(options.project, options.name, exist_ok=options.exist_ok)
     results: list[ValidationResult] = []
     for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
@@ -72,6 +73,18 @@ def evaluate(options: ValOptions) -> EvaluationResult:
         _draw_study(options, results, folder)
     LOG.info("Results saved to %s", folder)
     return EvaluationResult(folder, tuple(results))
+
+
+def _warn_of_unusual_metrics(options: ValOptions) -> None:
+    """Warn, as YOLOv5 does, of settings that change the metrics' meaning."""
+    if options.task != "speed" and options.conf_thres > ValOptions.conf_thres:
+        LOG.warning(
+            "--conf-thres %g: above %g, precision-recall curves and mAP are incomplete",
+            options.conf_thres,
+            ValOptions.conf_thres,
+        )
+    if options.save_hybrid:
+        LOG.warning("--save-hybrid: labels count as detections, so the metrics are not those of the network")
 
 
 def _detector(group: Sequence[str], options: ValOptions, device: str) -> Detector:
@@ -138,8 +151,8 @@ class _Job:
     def measure(self) -> ValidationResult:
         """Validate once and write the requested files."""
         options, split = self.options, None
-        if options.save_json:
-            sources = self.dataset.split(self.split)
+        sources = self.dataset.split(self.split)
+        if options.save_json or (is_coco_2017(sources) and options.may_save_json):
             split = CocoSplit.of(sources, self.index, single_cls=options.single_cls)
         writers: list[Callable[[ImageDetections], None]] = []
         if options.save_txt or options.save_hybrid:

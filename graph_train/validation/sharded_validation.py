@@ -34,7 +34,7 @@ class Sharing:
 
     def counts(self, batch: int) -> bool:
         """Return whether this rank's rows of a batch count, rather than being copies of another rank's."""
-        return Shard(self.exchange.rank, self.exchange.ranks).counts_here(self.images_of(batch))
+        return Shard(self.exchange.rank, self.exchange.ranks).owns_rows(self.images_of(batch))
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
     with locked(folder / "lock"):
         if not is_intact(library):
             if library.exists():
-                text = "is not the library that was compiled here, or its digest is missing; it is compiled anew"
+                text = "does not match its digest, or the digest is missing; recompiling"
                 print(f"graph-train: {library}: {text}", file=sys.stderr, flush=True)
             build_seconds = _build(toolchain, folder, library, emulated_cuda)
     return BuiltPlugin(library, build_seconds)

@@ -48,10 +48,10 @@ def _probe(library: Path) -> str:
             timeout=_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return f"a small graph has not ended after {_TIMEOUT_SECONDS} s"
+        return f"a small graph did not finish within {_TIMEOUT_SECONDS} s"
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"a small graph ended with code {done.returncode}: {last:.200}"
+        return f"a process that runs a small graph exited with code {done.returncode}: {last:.200}"
     return done.stdout.strip().splitlines()[-1]
 
 
@@ -74,7 +74,7 @@ def main(library: str) -> None:
         return
     after = flow.nn.functional.silu(values).numpy()
     if abs(after - before).max() > 1e-5:
-        print("an op that ran before the plugin was loaded is wrong after it")
+        print("an op that ran before the plugin was loaded gives wrong results afterwards")
     else:
         print(_graph_finding(values))
 
@@ -99,7 +99,7 @@ def _graph_finding(values: object) -> str:
     compile_graph(graph, values)
     for _ in range(2):
         if abs(graph(values).numpy() - expected.numpy()).max() > 1e-5:  # type: ignore[attr-defined]
-            return "a small graph computes something else than its ops one by one"
+            return "a small graph and its ops run eagerly give different results"
     plan = last_memory_plan()
     if not plan.peak <= plan.shared < plan.separate:
         return SHARES_NOTHING
@@ -107,6 +107,6 @@ def _graph_finding(values: object) -> str:
 
 
 SHARES_NOTHING = (
-    "tensors of a graph do not share memory with this build of OneFlow; graphs take about three times as much"
+    "tensors of a graph do not share memory with this build of OneFlow; they need about three times as much"
 )
 """Results are correct, so the plugin is used nevertheless."""

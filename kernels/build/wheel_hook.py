@@ -17,7 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SWITCH = "GRAPH_TRAIN_WHEEL_KERNELS"
 _SHOWN_OF_LOG = 4000
-"""Characters, of the end."""
+"""Number of characters at the end of the log that are shown."""
 
 
 class KernelBuildHook(BuildHookInterface):
@@ -48,7 +48,7 @@ class KernelBuildHook(BuildHookInterface):
             cuda_build.write_archive(architecture, archives[-1])
         for file in (library, folder / build.KEY_NAME, *archives):
             build_data["force_include"][str(file)] = f"kernels/{build.PACKAGED_FOLDER.name}/{file.name}"
-        # Any Python 3 as far as this library goes; which one is fit is said by `requires-python`.
+        # The library works with any Python 3; `requires-python` limits the version.
         build_data["tag"] = "py3-none-linux_x86_64"
         build_data["pure_python"] = False
 

@@ -1,4 +1,4 @@
-"""Which ops of a graph have a plugin CUDA kernel, as OneFlow 0.9 supports compute capability 6.0 to 8.9 only."""
+"""Coverage of a graph's ops by the plugin's CUDA kernels; OneFlow 0.9's own end at compute capability 8.9."""
 
 import ctypes
 from collections import Counter
@@ -12,7 +12,7 @@ COPIES = frozenset(
     {"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy", "hierarchical_parallel_cast"}
 )
 _HOST_OPS = "System-Train-"
-"""OneFlow's own counter of steps, which it keeps on the host wherever the step is."""
+"""OneFlow's step counter, which is on the host for every device."""
 
 
 def job_ops(job: Any) -> dict[str, int]:

@@ -9,9 +9,9 @@ from kernels.plugin import plugin_library
 from kernels.runtime import Tensor, flow
 
 Op = Any
-"""An op of OneFlow, ready to be called; OneFlow ships no type information."""
+"""A OneFlow op, ready to be called; OneFlow ships no type information."""
 _VALUE_OFFSET = 16
-"""Bytes of a Python object's own header; in an object of pybind11 the pointer to the C++ object follows."""
+"""Size in bytes of a Python object's header; in a pybind11 object, the pointer to the C++ object follows."""
 
 
 @cache
@@ -63,7 +63,7 @@ def _cpp_object(wrapper: Any) -> int:
 
 @cache
 def _dispatcher() -> Any:
-    # Python's lock stays held, as in OneFlow's own functions: recording an op may ask Python for its stack.
+    # The GIL is kept, as in OneFlow's own functions, because recording an op may query Python's stack.
     function = ctypes.PyDLL(plugin_library()._name).graph_train_dispatch
     function.restype = ctypes.c_char_p
     pointer, size = ctypes.c_void_p, ctypes.c_int64

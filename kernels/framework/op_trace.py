@@ -16,7 +16,7 @@ class ExecutedOp:
         owner: owner of the kernel, "OneFlow" or "plugin".
         name: OneFlow's name of the op, unique within a graph.
         calls: number of calls.
-        nanoseconds: total time of all calls; on CUDA only that of launching.
+        nanoseconds: total time of all calls; on CUDA, only of the launches.
         first_start: start of the first call, on the clock of `time.perf_counter_ns`.
         last_end: end of the last call.
     """
@@ -31,10 +31,7 @@ class ExecutedOp:
 
 
 def trace_ops() -> None:
-    """Record from now on which ops are executed; to be called once, after the plugin is loaded and before any op is.
-
-    Without this call no op is slowed down.
-    """
+    """Start recording executed ops; call it once, after loading the plugin and before any op runs."""
     plugin_library().graph_train_trace_ops()
 
 

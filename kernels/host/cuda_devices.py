@@ -30,5 +30,5 @@ def _attribute(driver: ctypes.CDLL, ordinal: int, which: int) -> int:
         driver.cuDeviceGetAttribute(ctypes.byref(value), which, device),
     ):
         if result != 0:
-            raise OSError(f"{_DRIVER}: device {ordinal} cannot be asked (error {result})")
+            raise OSError(f"{_DRIVER}: cannot query device {ordinal} (error {result})")
     return value.value

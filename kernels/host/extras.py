@@ -9,9 +9,15 @@ _CHECKOUT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs what an extra needs. It never names our own package: no index has to hold it."""
+    """Return the command that installs an extra, without our own package's name, which may not be on any index.
+
+    In a checkout, packages of other extras stay installed.
+    """
     if _CHECKOUT.is_file():
-        return f"uv sync --extra {extra}"
+        root = _CHECKOUT.parent
+        # uv finds the project in the current folder or above; in a container, for example, that is elsewhere.
+        project = [] if Path.cwd().is_relative_to(root) else ["--project", shlex.quote(str(root))]
+        return " ".join(["uv sync", *project, "--inexact --extra", extra])
     return "pip install " + " ".join(shlex.quote(need) for need in extra_requirements(extra))
 
 

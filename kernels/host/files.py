@@ -15,9 +15,9 @@ from pathlib import Path
 _MARK = ".tmp"
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(_MARK)}(\..*)?")
 _MAX_STEM_LENGTH = 40
-"""Of a temporary name, which may be no longer than 255 bytes: 4 each for a character, and the rest."""
+"""Maximum length of the user's name within a temporary name: file names are limited to 255 bytes, 4 per character."""
 _MAX_LINKS = 40
-"""As the kernel follows."""
+"""Limit on symbolic links in a path, as in the Linux kernel."""
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -118,12 +118,12 @@ def _stream(path: Path) -> int:
     if place is not None and place.parent == Path(os.path.realpath("/proc/self/fd")):
         return os.dup(int(place.name))  # continues at that descriptor's position
     if stat.S_ISBLK(os.stat(path).st_mode):
-        raise OSError(errno.ENOTSUP, "a disk, not a file; nothing is written into it")
+        raise OSError(errno.ENOTSUP, "is a block device; give the name of a file")
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:
-            raise OSError(error.errno, "a pipe or socket that nobody reads") from None
+            raise OSError(error.errno, "is a pipe or socket without a reader") from None
         raise
     os.set_blocking(descriptor, True)
     return descriptor

@@ -13,7 +13,7 @@ class _Hierarchy:
     limit: str
     used: str
     cached: str
-    """In `memory.stat`: bytes of the page cache that the kernel gives back before it lets anything fail."""
+    """Entry of `memory.stat`: page cache in bytes, which the kernel reclaims before an allocation fails."""
 
 
 _V1 = _Hierarchy("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

@@ -17,7 +17,7 @@ def printable(path: Path | str) -> str:
 
 
 def shell_word(path: Path | str) -> str:
-    """Return the path as a word of a suggested command: quoted where a shell would split or expand it."""
+    """Return the path as a word of a suggested command, quoted if a shell would split or expand it."""
     text = printable(path)
     return shlex.quote(text) if text == os.fspath(path) else text
 
@@ -36,8 +36,8 @@ def with_home(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
     except (RuntimeError, ValueError):
-        remedy = "write the whole path, or ./ in front of a name that starts with ~"
-        raise ValueError(f"{printable(path)}: no home folder is known for it; {remedy}") from None
+        remedy = "give the full path, or put ./ in front of a name that starts with ~"
+        raise ValueError(f"{printable(path)}: unknown home folder; {remedy}") from None
 
 
 def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
@@ -52,17 +52,17 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
     """
     path = Path(name)
     if not name or "\0" in name:
-        raise ValueError(f"{flag} {name!r}: no name of a file")
+        raise ValueError(f"{flag} {name!r}: not a file name")
     if path.is_dir():
-        raise ValueError(f"{flag} {name}: a folder; give the name of a file in it")
+        raise ValueError(f"{flag} {name}: is a folder; give the name of a file in it")
     if is_stream(path):
         if path.is_block_device() or path.is_socket():
-            raise ValueError(f"{flag} {name}: a disk or socket, which nothing is written into; name a file")
+            raise ValueError(f"{flag} {name}: is a block device or socket; give the name of a file")
         return path
     target = followed(path)
     if not target.parent.is_dir():
         if not makes_folder:
-            raise ValueError(f"{flag} {name}: there is no folder {target.parent}; make it first")
+            raise ValueError(f"{flag} {name}: folder {target.parent} not found; create it first")
     elif not os.access(target.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{flag} {name}: the folder {target.parent} may not be written to; choose another place")
+        raise ValueError(f"{flag} {name}: folder {target.parent} is not writable; choose another one")
     return target

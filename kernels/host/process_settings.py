@@ -31,8 +31,8 @@ def require_unforked() -> None:
     """
     if _loaded_in not in (0, os.getpid()):
         raise ValueError(
-            "this process was forked after OneFlow was loaded, whose threads do not exist here; start processes with "
-            'multiprocessing.get_context("spawn"), or load OneFlow only after the fork'
+            "this process was forked after OneFlow was loaded, and OneFlow's threads do not survive a fork; start "
+            'processes with multiprocessing.get_context("spawn"), or load OneFlow after the fork'
         )
 
 
@@ -43,13 +43,14 @@ def configure_process() -> None:
     second call changes nothing.
 
     Raises:
-        ValueError: OMP_NUM_THREADS asks for more threads than a machine gives; OpenMP would end the process. Or see
-            `require_unforked`.
+        ValueError: OMP_NUM_THREADS is so large that OpenMP would abort the process; or see `require_unforked`.
     """
     require_unforked()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > _MAX_THREADS:
-        raise ValueError(f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads; give as many as there are cores")
+        raise ValueError(
+            f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads are supported; use the number of cores"
+        )
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     if not _sets_mmap_threshold(os.environ):

@@ -14,7 +14,7 @@ from kernels.host.paths import printable
 MAX_FILE_BYTES = 1 << 18
 MAX_DEPTH = 40
 MAX_EXPANDED_NODES = 100_000
-"""Nodes after every alias has been written out: an alias bomb grows here long before it could grow in memory."""
+"""Number of nodes after expanding all aliases, which rejects alias bombs before they are expanded in memory."""
 MAX_NUMBER_LENGTH = 100
 
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
@@ -103,7 +103,7 @@ def load_yaml(path: Path | str) -> YamlFile:
         raise ValueError(str(error)) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the scanner passes chr()'s errors on
         reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
-        raise ValueError(f"{printable(path)}: not readable as yaml: {reason}") from None
+        raise ValueError(f"{printable(path)}: invalid yaml: {reason}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -112,16 +112,16 @@ def load_yaml(path: Path | str) -> YamlFile:
 def _read_text(path: Path) -> str:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{printable(path)}: not a file; give the path of a yaml file")
+        raise ValueError(f"{printable(path)}: not a regular file; give the path of a yaml file")
     if status.st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{printable(path)}: {status.st_size} bytes; a yaml file of at most {MAX_FILE_BYTES} is read")
+        raise ValueError(f"{printable(path)}: {status.st_size} bytes; at most {MAX_FILE_BYTES} are supported")
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{printable(path)}:{line}: not text in UTF-8 (byte {error.start}); save it as UTF-8"
+            f"{printable(path)}:{line}: not valid UTF-8 (byte {error.start}); save the file as UTF-8"
         ) from None
 
 
@@ -133,7 +133,7 @@ def _describe(path: Path, error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     parts = [" ".join(part.split()) for part in (error.context, error.problem) if part]
     place = printable(path) if mark is None else _place(path, mark)
-    return f"{place}: not readable as yaml: {', '.join(parts)}"
+    return f"{place}: invalid yaml: {', '.join(parts)}"
 
 
 def _kind(node: yaml.Node) -> str:
@@ -148,7 +148,7 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
     def visit(node: yaml.Node) -> tuple[int, int]:
         """Return the number of nodes and levels of the expanded node."""
         if id(node) in open_nodes:
-            raise _NotPlainError(f"{_place(path, node.start_mark)}: this value contains itself through an alias")
+            raise _NotPlainError(f"{_place(path, node.start_mark)}: the value contains itself through an alias")
         if id(node) not in expanded:
             open_nodes.add(id(node))
             _check_node(node, path)
@@ -157,9 +157,9 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
             open_nodes.remove(id(node))
             place = _place(path, node.start_mark)
             if nodes > MAX_EXPANDED_NODES:
-                raise _NotPlainError(f"{place}: more than {MAX_EXPANDED_NODES} values with its aliases written out")
+                raise _NotPlainError(f"{place}: more than {MAX_EXPANDED_NODES} values after expanding aliases")
             if levels > MAX_DEPTH:
-                raise _NotPlainError(f"{place}: nested deeper than {MAX_DEPTH} levels with its aliases written out")
+                raise _NotPlainError(f"{place}: nested deeper than {MAX_DEPTH} levels after expanding aliases")
             expanded[id(node)] = nodes, levels
         return expanded[id(node)]
 
@@ -186,13 +186,11 @@ def _can_name_a_file(text: str) -> bool:
 def _check_node(node: yaml.Node, path: Path) -> None:
     place = _place(path, node.start_mark)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_LENGTH:
-        raise _NotPlainError(f"{place}: a number of {len(node.value)} characters; put text in quotes")
+        raise _NotPlainError(f"{place}: number of {len(node.value)} characters; quote it if it is text")
     if isinstance(node, yaml.ScalarNode) and not _can_name_a_file(node.value):
-        raise _NotPlainError(f"{place}: {ascii(node.value)[:60]} has escapes that stand for no character")
+        raise _NotPlainError(f"{place}: {ascii(node.value)[:60]} has invalid escapes")
     if node.tag not in _PLAIN_TAGS:
-        raise _NotPlainError(
-            f"{place}: tag {node.tag!r} is not allowed; only plain text, numbers, lists and mappings are"
-        )
+        raise _NotPlainError(f"{place}: tag {node.tag!r} is not allowed; use only text, numbers, lists and mappings")
     expected = {yaml.ScalarNode: None, yaml.SequenceNode: "seq", yaml.MappingNode: "map"}[type(node)]
     kind = node.tag.rpartition(":")[2]
     if (kind if kind in ("seq", "map") else None) != expected:
@@ -218,7 +216,7 @@ def _check_keys(node: yaml.MappingNode, path: Path) -> None:
     for key, _ in node.value:
         place = _place(path, key.start_mark)
         if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN_TAGS:
-            raise _NotPlainError(f"{place}: a key must be plain text or a number (merge keys << are not read)")
+            raise _NotPlainError(f"{place}: a key must be text or a number (merge keys << are not supported)")
         _check_node(key, path)
         first = seen.setdefault(_scalar(key, path), key)
         if first is not key:

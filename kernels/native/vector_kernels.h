@@ -66,6 +66,17 @@ struct VectorKernels {
   }
 };
 
+// The best instruction set of those that *.vec.cpp files are compiled for and this CPU has.
+enum class InstructionSet { kBase, kAvx2, kAvx512 };
+InstructionSet instruction_set();
+
+// Picks the table of this CPU's instruction set.
+template<typename T>
+const T& for_this_cpu(const T& avx512, const T& avx2, const T& base) {
+  const InstructionSet set = instruction_set();
+  return set == InstructionSet::kAvx512 ? avx512 : set == InstructionSet::kAvx2 ? avx2 : base;
+}
+
 // The table for this CPU.
 const VectorKernels& vector_kernels();
 

@@ -20,7 +20,7 @@ class AugmentConfig:
         mixup: probability that a mosaic is blended with another.
         copy_paste: fraction of a mosaic's polygons that are pasted again, mirrored.
         rect: rectangular batches of images with similar aspect ratios, without mosaics.
-        quad: join four samples to one of twice the size or, half of the time, enlarge one of them.
+        quad: join four samples into one of twice the size or, half of the time, enlarge one of them.
     """
 
     hsv_h: float = 0.015
@@ -67,4 +67,4 @@ def largest(name: str) -> float:
 
 
 _LARGEST: Mapping[str, float] = {"degrees": 180.0, "translate": 0.9, "scale": 0.95, "shear": 80.0, "perspective": 0.001}
-"""Where it is not 1."""
+"""Upper bounds of settings for which it is not 1."""

@@ -1,7 +1,7 @@
 """Boxes and polygons in NumPy: conversion, clipping, and filtering after augmentation.
 
 Box orders: `cxcywh` is centre and size, `xyxy` two corners; suffix `n` means normalised to the image, otherwise px. All
-functions keep the dtype of their input, return new arrays and accept no rows at all.
+functions keep the dtype of their input, return new arrays and accept empty arrays.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def denormalise(
 
     Args:
         boxes_cxcywhn: normalised to an image.
-        width, height: px that the image takes on the canvas.
+        width, height: size of the image on the canvas in px.
         offset_xy: position of its top left corner on the canvas; may be negative.
     """
     scale = np.array((width, height, width, height), boxes_cxcywhn.dtype)
@@ -37,8 +37,8 @@ def normalise(boxes_xyxy: np.ndarray, *, width: float, height: float, clip_margi
     """Convert (n, 4) corners in px to (n, 4) normalised centre form.
 
     Args:
-        boxes_xyxy: px of an image.
-        width, height: px of that image.
+        boxes_xyxy: in px of an image.
+        width, height: size of that image in px.
         clip_margin: if given, corners are first limited to [0, width - margin] x [0, height - margin].
     """
     if clip_margin is not None:

@@ -25,14 +25,14 @@ class Pasted:
 def choose_pasted(
     rng: np.random.Generator, labels: np.ndarray, polygons: Sequence[np.ndarray], *, share: float, width: int
 ) -> tuple[Pasted, ...]:
-    """Draw the objects to paste, except those that would cover too much of another.
+    """Draw the objects to paste, without those that would cover too much of another.
 
     Args:
-        rng: takes one draw of numbers without repetition.
-        labels: (n, 5) [class, x1, y1, x2, y2] px of the canvas.
+        rng: the generator; one draw of numbers without repetition is taken.
+        labels: (n, 5) [class, x1, y1, x2, y2] in px of the canvas.
         polygons: n outlines in px of the canvas; if there are not n, nothing is pasted.
-        share: of the objects that are tried, 0 ... 1.
-        width: px of the canvas.
+        share: fraction of the objects that are tried, 0 ... 1.
+        width: width of the canvas in px.
     Source: YOLOv5's copy-paste.
     """
     if not len(labels) or len(polygons) != len(labels):

@@ -39,11 +39,11 @@ class View:
     Attributes:
         sources: image indices, one per placement; later ones are on top.
         placements: position of each scaled image on the canvas.
-        canvas_wh, output_wh: px.
+        canvas_wh, output_wh: sizes in px.
         matrix: (3, 3) float64, canvas px to output px.
-        scale: scale draw inside the matrix.
+        scale: the random scale contained in the matrix.
         clip_labels: whether boxes are cut at the canvas before they are mapped (those of a mosaic are).
-        pasted: what copy-paste adds; labels are numbered in order of the sources.
+        pasted: objects added by copy-paste; labels are numbered in the order of the sources.
     """
 
     sources: tuple[int, ...]
@@ -89,7 +89,7 @@ def epoch_order(
     Args:
         seed, epoch: key of the draw.
         count: images in the data set, and in the epoch.
-        image_weights: (count,) relative chances; if given, images are drawn with replacement.
+        image_weights: (count,) relative probabilities; if given, images are drawn with replacement.
     Returns:
         order (count,) int64; repeat (count,) int64, all zeros without weights.
     """
@@ -118,13 +118,13 @@ def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, str
 
 
 def multi_scale_range(image_px: int, stride: int) -> list[int]:
-    """Return the sizes that `multi_scale_sizes` draws from, in rising order."""
+    """Return the sizes that `multi_scale_sizes` draws from, in increasing order."""
     low, high = int(image_px * 0.5) // stride, int(image_px * 1.5 + stride - 1) // stride
     return [n * stride for n in range(max(1, low), max(1, high) + 1)]
 
 
 class SampleDraws:
-    """Random samples of one data set under one augmentation."""
+    """Random samples of a data set, with given augmentation settings."""
 
     def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
         self._images, self._augment, self._seed = images, augment, seed
@@ -137,9 +137,9 @@ class SampleDraws:
 
         Args:
             epoch, index, repeat: with the seed, the key of the draw.
-            output_wh: px; a mosaic needs a square.
-            partners: image numbers that a mosaic fills its other places from; all images if None. The image to blend
-                with is any of all, as in YOLOv5.
+            output_wh: size in px; must be square for a mosaic.
+            partners: indices of the images to draw the other tiles of a mosaic from; None: all. The image to blend with
+                is drawn from all, as in YOLOv5.
         """
         rng, augment = generator(self._seed, epoch, index, repeat=repeat), self._augment
         mosaic = not augment.rect and rng.random() < augment.mosaic
@@ -271,9 +271,9 @@ class LetterboxedImage:
     """An image in a letterbox, with the parameters to map back to the file's pixels.
 
     Attributes:
-        placement: on a canvas of the size of the letterbox.
+        placement: position on a canvas of the size of the letterbox.
         ratio_hw: px in the letterbox per px of the file.
-        pad_wh: border on the left and on the top, before rounding.
+        pad_wh: border on the left and at the top, before rounding.
     """
 
     placement: Tile
@@ -285,10 +285,10 @@ def letterboxed(image_wh: Size, output_wh: Size, *, image_px: int, enlarge: bool
     """Scale an image so that its long side is `image_px`, and centre it in the output with a grey border.
 
     Args:
-        image_wh: px of the file.
-        output_wh: px of the letterbox.
+        image_wh: size of the file in px.
+        output_wh: size of the letterbox in px.
         image_px: see above; the image shrinks further if it does not fit the output.
-        enlarge: the image also grows further if the output has room.
+        enlarge: whether to enlarge the image further if the output is larger.
     """
     width, height = long_side_size(image_wh, image_px)
     fit = letterbox((height, width), (output_wh[1], output_wh[0]), enlarge=enlarge)
@@ -304,9 +304,9 @@ def canvas_labels(placements: Sequence[Tile], labels: Sequence[np.ndarray], *, c
     """Return the labels of placed images on their canvas.
 
     Args:
-        placements: where the scaled images lie.
+        placements: positions of the scaled images.
         labels: per image (k, 5) [class, cx, cy, w, h], normalised to the image.
-        canvas_wh: cut boxes at the canvas; not cut if None.
+        canvas_wh: boxes are clipped to this size; None: not clipped.
     Returns:
         (n, 5) float64 [class, x1, y1, x2, y2] in px of the canvas, images in order.
     """

@@ -21,7 +21,7 @@ class ViewDraw:
         angle_deg: counter-clockwise rotation as seen on the screen.
         scale: factor about the canvas centre.
         shear_x_deg, shear_y_deg: shear angles.
-        translate_x_px, translate_y_px: where the canvas centre lands in the output.
+        translate_x_px, translate_y_px: position of the canvas centre in the output.
     """
 
     perspective_x: float = 0.0
@@ -86,11 +86,11 @@ def map_labels(
 
     Args:
         matrix: (3, 3) canvas to output.
-        boxes_xyxy: (n, 4) px of the canvas.
-        polygons: px of the canvas, one per box; if there are n and any has a point off the origin, boxes are drawn
-            anew around the mapped polygons, which fit tighter, and a smaller visible share is enough to keep one.
-        scale: the draw's scale, for the share of area that is left.
-        output_wh: px of the output.
+        boxes_xyxy: (n, 4) in px of the canvas.
+        polygons: in px of the canvas, one per box; if there are n and any has a point other than the origin, boxes are
+            recomputed around the mapped polygons, which is tighter, and kept with a smaller visible fraction.
+        scale: the random scale, to compute the fraction of the area that is left.
+        output_wh: size of the output in px.
     Returns:
         (n, 4) float64 corners, clipped; (n,) bool.
     """

@@ -16,10 +16,10 @@ class Letterbox:
     """The position of an image in its letterbox.
 
     Attributes:
-        output_hw: px of the result.
-        ratio_wh: result px per image px.
-        pad_wh: border on the left and on the top before rounding; multiples of a half.
-        content_xyxy: the rectangle the image fills, whole px.
+        output_hw: size of the result in px.
+        ratio_wh: scale from the image to the result.
+        pad_wh: border on the left and at the top before rounding; multiples of 0.5.
+        content_xyxy: the rectangle filled by the image, in integer px.
     """
 
     output_hw: tuple[int, int]
@@ -40,7 +40,7 @@ def letterbox(
     """Centre an image in a rectangle of its own or of a common aspect ratio.
 
     Args:
-        image_hw, target_hw: px, height first.
+        image_hw, target_hw: height and width in px.
         minimum_border: add only as much border as is needed to make both sides multiples of `stride`.
         stretch: fill the target without keeping the aspect ratio (`minimum_border` takes precedence).
         enlarge: whether small images are enlarged; otherwise they only get a larger border.
@@ -80,7 +80,7 @@ def unletterbox_boxes(
     """Map boxes from a letterboxed image to the original image, and clip them to it.
 
     Args:
-        boxes_xyxy: (n, 4) px of the letterboxed image.
+        boxes_xyxy: (n, 4) in px of the letterboxed image.
         from_hw: its size; used only without `ratio_pad`.
         to_hw: size of the original image.
         ratio_pad: the ratio and the pad (left, top) that were applied, if known; else they are derived.
@@ -95,7 +95,7 @@ def unletterbox_boxes(
 
 
 def long_side_size(image_wh: tuple[int, int], image_px: int) -> tuple[int, int]:
-    """Return the width and height of an image scaled so that its long side is `image_px`, the other one rounded up."""
+    """Return the width and height of an image scaled to a long side of `image_px`; the other side is rounded up."""
     ratio = image_px / max(image_wh)
     width, height = (min(image_px, max(1, math.ceil(side * ratio))) for side in image_wh)
     return width, height
@@ -107,9 +107,9 @@ def rectangular_batches(
     """Group images with similar aspect ratios, so that batches need little border.
 
     Args:
-        sizes_wh: (n, 2) px.
+        sizes_wh: (n, 2) in px.
         batch_size: images per batch.
-        image_px: the longest side of any batch, border not counted.
+        image_px: the longest side of any batch, without border.
         stride: batch shapes are multiples of it.
         pad_strides: extra border in strides, 0.5 for validation and 0 for training.
     Returns:

@@ -12,9 +12,10 @@ class Tile:
     """The position of a scaled image on a canvas.
 
     Attributes:
-        size_wh: px of the scaled image.
+        size_wh: size of the scaled image in px.
         offset_xy: canvas position of its top left corner; may lie outside.
-        rectangle: x1, y1, x2, y2 of the part of the canvas it fills; empty (x1 == x2 or y1 == y2) if none is seen.
+        rectangle: x1, y1, x2, y2 of the part of the canvas that it fills; empty (x1 == x2 or y1 == y2) if it is not
+            visible.
     """
 
     size_wh: Size
@@ -23,7 +24,7 @@ class Tile:
 
     @property
     def source_rectangle(self) -> Rectangle:
-        """The same part in px of the scaled image."""
+        """The same rectangle in px of the scaled image."""
         (x, y), (x1, y1, x2, y2) = self.offset_xy, self.rectangle
         return x1 - x, y1 - y, x2 - x, y2 - y
 
@@ -41,7 +42,7 @@ def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: i
 
     Args:
         sizes_wh: scaled sizes in the order top left, top right, bottom left, bottom right.
-        centre_xy: where they meet, px of the canvas.
+        centre_xy: where they meet, in px of the canvas.
         image_px: half the side of the canvas.
     """
     x, y = centre_xy
@@ -56,8 +57,8 @@ def mosaic4(sizes_wh: Sequence[Size], *, centre_xy: tuple[int, int], image_px: i
 def mosaic9(sizes_wh: Sequence[Size], *, cut_xy: tuple[int, int], image_px: int) -> list[Tile]:
     """Place nine images in a ring around the first, seen through a window of twice the image size.
 
-    Each one touches the one before: centre, top, top right, right, bottom right, bottom, bottom left, left, top left.
-    If images of different aspect ratios overlap, the later one is on top; gaps are grey.
+    Each image touches the previous one; the order is centre, top, top right, right, bottom right, bottom, bottom left,
+    left, top left. If images of different aspect ratios overlap, the later one is on top; gaps are grey.
 
     Args:
         sizes_wh: scaled sizes in that order.

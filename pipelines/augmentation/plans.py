@@ -13,8 +13,8 @@ class BatchFinish:
 
     Attributes:
         partner: index of the view of the same batch to blend it with, or None.
-        mix_ratio: its share of the blend.
-        hsv_gains: factors of hue, saturation, value; None leaves colours alone.
+        mix_ratio: weight of this view in the blend.
+        hsv_gains: factors of hue, saturation, value; None leaves colours unchanged.
     """
 
     partner: int | None = None
@@ -27,9 +27,9 @@ class FileGeometry:
     """The mapping from an image file to its image in a validation batch.
 
     Attributes:
-        original_hw: px of the file, upright.
-        ratio_hw: batch px per file px.
-        pad_wh: grey border on the left and on the top of the image, before rounding.
+        original_hw: height and width of the file in px, after EXIF rotation.
+        ratio_hw: scale from the file to the batch.
+        pad_wh: grey border on the left and at the top of the image, before rounding.
     """
 
     original_hw: tuple[int, int]
@@ -39,14 +39,14 @@ class FileGeometry:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to draw, and its position in a batch.
+    """A picture to draw and its position in a batch; an image of a quad batch has four of them.
 
     Attributes:
-        views: one, or two to be blended.
-        mix_ratio: share of the first one.
-        hsv_gains: None leaves colours alone.
-        row: image of the batch.
-        at: row and column in px where the picture starts in that image.
+        views: one view, or two to blend.
+        mix_ratio: weight of the first view.
+        hsv_gains: as in `BatchFinish`.
+        row: index of the batch image.
+        at: row and column in px of the picture's origin in that image.
     """
 
     views: tuple[ViewRender, ...]
@@ -67,7 +67,7 @@ class BatchPlan:
 
     Attributes:
         pictures: the pictures to draw.
-        shape_hw: px of the batch images.
+        shape_hw: height and width of the batch images in px.
         labels, indices, geometry: see `pipelines.batches.Batch`.
     """
 
@@ -79,7 +79,7 @@ class BatchPlan:
 
     @property
     def views(self) -> list[ViewRender]:
-        """The first view of every picture, then the second ones of those that have two."""
+        """The first view of every picture, followed by the second views of those that have two."""
         return [p.views[0] for p in self.pictures] + [p.views[1] for p in self.pictures if len(p.views) == 2]
 
     @property

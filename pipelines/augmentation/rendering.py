@@ -1,4 +1,4 @@
-"""Rendering instructions for a sample: which part of which file is decoded, resized and placed where."""
+"""Rendering instructions for a sample: the parts of files to decode, and where to resize and place them."""
 
 import math
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ from pipelines.augmentation.mosaic import Rectangle, Size, Tile
 Span = tuple[float, float]
 
 _AVERAGE_BELOW = 2 / 3
-"""Tiles that shrink further than this are averaged; others are sampled.
-
-YOLOv5 samples always, but in two steps (file to image size, then the random scale), so it skips fewer pixels."""
+"""Tiles that shrink more than this are averaged, others are sampled. YOLOv5 always samples, but in two steps (file to
+image size, then the random scale), so that it skips fewer pixels."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,13 @@ class TileRender:
     """A part of an image to place on a canvas; positions are (row, column) in px.
 
     Attributes:
-        source: image number.
-        crop_start, crop_shape: part of the image to decode, with all pixels that the resampling needs.
+        source: index of the image.
+        crop_start, crop_shape: part of the image to decode, including all pixels needed for resampling.
         region_start, region_end: part of the crop that is resized, fractional; start > end mirrors that axis.
-        shape: px it becomes.
-        anchor: canvas position of its top left pixel.
-        by_area: where it shrinks it is averaged by exact areas, as OpenCV's INTER_AREA does; DALI has no such filter
-            and averages by a triangle, except at half the size.
+        shape: size after resizing.
+        anchor: position of its top left pixel on the canvas.
+        by_area: whether to average by exact areas when shrinking, as OpenCV's INTER_AREA; DALI has no such filter and
+            uses a triangle, except at half the size.
     """
 
     source: int
@@ -53,7 +52,7 @@ class TileRender:
     def shrinks(self) -> bool:
         """Whether a region shrinks so much that pixels are averaged instead of sampled.
 
-        Half of both sides, sampled, are the means of two by two pixels: exact areas.
+        At exactly half the size, linear sampling is the mean of 2 x 2 pixels, as by area.
         """
         sides = [abs(end - start) for start, end in zip(self.region_start, self.region_end, strict=True)]
         if self.by_area and sides == [2 * side for side in self.shape]:
@@ -66,11 +65,11 @@ class ViewRender:
     """A grey canvas with tiles, later ones on top, and its warp.
 
     Attributes:
-        tiles: those that can be seen.
-        canvas_hw: px.
-        warp: None if the canvas is the output; else (3, 3) float32 map from output px to canvas px.
-        output_hw: px.
-        pasted: polygons in canvas px inside which the canvas is replaced by its mirror image; only with a warp.
+        tiles: the visible tiles.
+        canvas_hw: size in px.
+        warp: (3, 3) float32 map from output px to canvas px; None if the canvas is the output.
+        output_hw: size in px.
+        pasted: polygons in px of the canvas, inside which it is replaced by its mirror image; only with a warp.
     """
 
     tiles: tuple[TileRender, ...]
@@ -81,7 +80,7 @@ class ViewRender:
 
 
 def flip_matrix(output_wh: Size, *, up_down: bool, left_right: bool) -> np.ndarray:
-    """Return the (3, 3) transform that mirrors an output."""
+    """Return the (3, 3) transform that flips an output."""
     matrix = np.eye(3)
     if left_right:
         matrix[0] = -1.0, 0.0, output_wh[0]
@@ -96,8 +95,8 @@ def render_sample(plan: SamplePlan, sizes: Sequence[Size], *, warp: bool) -> tup
     Args:
         plan: the sample.
         sizes: width and height of all images.
-        warp: draw the canvas and warp it; otherwise tiles go straight to the output, which needs axis-aligned views
-            without copy-paste and gives the same picture with a single resampling.
+        warp: whether to draw the canvas and warp it. Otherwise tiles are placed directly on the output, which gives the
+            same picture with a single resampling, but requires axis-aligned views without copy-paste.
     """
     flip = flip_matrix(plan.output_wh, up_down=plan.flip_up_down, left_right=plan.flip_left_right)
     render = _warped_view if warp else _direct_view
@@ -134,15 +133,15 @@ def _warped_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewR
 
 
 def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
-    """Return the part of the canvas that the output can show, with a pixel around it for interpolation."""
+    """Return the part of the canvas that is visible in the output, plus a border of one pixel for interpolation."""
     width, height = view.output_wh
     corners = np.array(((0, 0), (width, 0), (0, height), (width, height)), np.float64)
     thirds = corners @ back[2, :2] + back[2, 2]
-    if thirds.min() <= 0:  # the horizon crosses the output: no finite rectangle holds what it shows
+    if thirds.min() <= 0:  # the horizon crosses the output, so the visible part of the canvas is unbounded
         return 0, 0, view.canvas_wh[0], view.canvas_wh[1]
     seen = geometry.map_points(back, corners)
     low, high = np.floor(seen.min(axis=0)) - 1, np.ceil(seen.max(axis=0)) + 1
-    # At least one pixel, even if the output shows only border.
+    # At least one pixel, even if only the border is visible.
     left, top = (int(min(max(low[axis], 0), view.canvas_wh[axis] - 1)) for axis in range(2))
     right, bottom = (int(max(min(high[axis], view.canvas_wh[axis]), (left, top)[axis] + 1)) for axis in range(2))
     return left, top, right, bottom

@@ -80,9 +80,9 @@ class ImageFormats(ValueColumn[ImageFormat]):
     """Image formats, stored as codes; few differ in more than the file size.
 
     Attributes:
-        distinct: the different ones, their `file_bytes` being 0.
-        codes: (n,) int32, which of `distinct` an image has.
-        file_bytes: (n,) int64.
+        distinct: the distinct formats, with `file_bytes` 0.
+        codes: (n,) int32, index into `distinct` of each image.
+        file_bytes: (n,) int64, size of each file.
     """
 
     def __init__(self, distinct: Iterable[ImageFormat], codes: npt.ArrayLike, file_bytes: npt.ArrayLike) -> None:
@@ -167,7 +167,7 @@ class RowGroups(_Groups[np.ndarray]):
     """An array of rows per image, stored in one array; entries are views.
 
     Attributes:
-        rows: (total, columns), the rows of all images.
+        rows: (total, columns), rows of all images.
     """
 
     def __init__(self, rows: np.ndarray, counts: npt.ArrayLike) -> None:
@@ -203,7 +203,7 @@ class Polygons(_Groups[tuple[np.ndarray, ...]]):
     """Polygons per image, with all points in one array; polygons are views.
 
     Attributes:
-        points: of each polygon (m, 2), those of all images together.
+        points: the points (m, 2) of each polygon, for all images together.
     """
 
     def __init__(self, points: RowGroups, counts: npt.ArrayLike) -> None:

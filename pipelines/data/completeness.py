@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from kernels.host.files import read_regular
-from pipelines.data.listing import IMAGE_ENDINGS, label_path, listed_image
+from pipelines.data.listing import IMAGE_SUFFIXES, label_path, listed_image
 
 _MAX_LIST_BYTES = 1 << 30
 
@@ -32,10 +32,10 @@ def _first_image(source: Path) -> Path | None:
     if not source.is_dir():
         lines = (line.strip() for line in read_regular(source, max_bytes=_MAX_LIST_BYTES).splitlines())
         return next((listed_image(os.fsdecode(line), source) for line in lines if line), None)
-    name = _first_name(source, IMAGE_ENDINGS)
+    name = _first_name(source, IMAGE_SUFFIXES)
     return source / name if name else None
 
 
-def _first_name(folder: Path, endings: frozenset[str]) -> str | None:
+def _first_name(folder: Path, suffixes: frozenset[str]) -> str | None:
     with os.scandir(folder) as entries:
-        return next((entry.name for entry in entries if Path(entry.name).suffix.lower() in endings), None)
+        return next((entry.name for entry in entries if Path(entry.name).suffix.lower() in suffixes), None)

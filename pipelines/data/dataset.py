@@ -24,6 +24,8 @@ MAX_PATH_LENGTH = 4096
 _log = logging.getLogger("graph_train")
 _PARTS = ("images", "labels", "annotations")
 _SHIPPED = Path(__file__).with_name("datasets")
+_SHIPPED_PREFIXES = (Path(), Path("data"))
+"""Folders that may precede a shipped name; in YOLOv5's checkout the yamls are in `data`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def load_dataset(
     is used only if it is allowed and a required split is missing, see `pipelines.data.download`.
 
     Args:
-        path_or_name: a yaml file, or one of `shipped_names()` if there is no such file.
+        path_or_name: a yaml file, or one of `shipped_names()` if there is no such file, also as `data/NAME`.
         require: splits that must exist.
         allow_download: whether to download missing data from the yaml's URLs, which must have checksums.
     Raises:
@@ -102,7 +104,7 @@ def load_dataset(
     roots = _roots(yaml, shipped)
     found = {split: _sources(yaml, split, roots) for split in SPLITS}
     if shipped:
-        _require_whole(yaml, {split: found[split] for split in require}, roots[-1:] if allow_download else roots)
+        _require_complete(yaml, {split: found[split] for split in require}, roots[-1:] if allow_download else roots)
     if allow_download and any(isinstance(found[split], str) for split in require):
         _download(yaml, roots, require, shipped=shipped)
         found = {split: _sources(yaml, split, roots) for split in SPLITS}
@@ -134,7 +136,7 @@ def _find_file(path_or_name: str | Path) -> Path:
     if str(path_or_name) == SHAPES_NAME:
         return render_shapes()
     for name in (path.name, f"{path.name}.yaml"):
-        if path.parent == Path() and os.path.isfile(_SHIPPED / name):
+        if path.parent in _SHIPPED_PREFIXES and os.path.isfile(_SHIPPED / name):
             return _SHIPPED / name
     raise FileNotFoundError(
         f"{printable(path)}: no such dataset yaml; give a path, or one of {', '.join(shipped_names())}"
@@ -186,7 +188,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
     return tuple(sources)
 
 
-def _require_whole(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
+def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | str], roots: Sequence[Path]) -> None:
     """Reject an incomplete shipped data set, before downloading anything.
 
     Args:
@@ -236,7 +238,7 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
             return
         done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
     _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
-    if left := done.unpacked.left_out:
+    if left := done.unpacked.skipped:
         _log.warning(
             "Skipped %d hidden files or files other than images, labels and texts; the first is %s",
             len(left),

@@ -108,8 +108,8 @@ def download_hint(yaml: YamlFile) -> str:
         sizes = [archive.bytes for archive in wanted if archive.bytes]
         size = f"{sum(sizes) / 1e6:,.1f} MB" if len(sizes) == len(wanted) else ""
         known = "; ".join(filter(None, (size, *dict.fromkeys(archive.licence for archive in wanted))))
-        from_where = " and ".join(archive.url for archive in wanted)
-        return f"use {ALLOW_DOWNLOAD} to download {from_where}{f' ({known})' if known else ''}"
+        urls = " and ".join(archive.url for archive in wanted)
+        return f"use {ALLOW_DOWNLOAD} to download {urls}{f' ({known})' if known else ''}"
     entries = value if isinstance(value, list) else str(value).splitlines() if value else []
     lines = [printable(str(entry).strip()) for entry in entries]
     if not lines:
@@ -159,7 +159,7 @@ def fetch_into(
             for archive in wanted:
                 found = _unpacked(archive, _fetched(archive, store), content, root.name, class_names)
                 everything.unpacked.files += found.unpacked.files
-                everything.unpacked.left_out += found.unpacked.left_out
+                everything.unpacked.skipped += found.unpacked.skipped
                 everything.problems += found.problems
             _move(content, root, wanted[0])
     except BaseException:

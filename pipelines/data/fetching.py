@@ -152,7 +152,13 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
 
 
 def fetch(
-    url: str, file: Path, *, size: int | None = None, attempts: int = 1, most: int = MAX_BYTES, progress: bool = True
+    url: str,
+    file: Path,
+    *,
+    size: int | None = None,
+    attempts: int = 1,
+    max_bytes: int = MAX_BYTES,
+    progress: bool = True,
 ) -> None:
     """Download a URL to a file, continuing a partial download.
 
@@ -161,7 +167,7 @@ def fetch(
         file: the file, in an existing folder; after an error it is kept.
         size: expected size in bytes, if known.
         attempts: how often a broken connection is resumed, as long as there is progress.
-        most: maximum size in bytes.
+        max_bytes: maximum size in bytes.
         progress: whether to show a progress bar.
     Raises:
         FetchError: the download failed, is too slow or too large, or has an unexpected size.
@@ -170,7 +176,7 @@ def fetch(
     for left in reversed(range(attempts)):
         before = file.stat().st_size if file.exists() else 0
         try:
-            _fetch_once(url, file, before, _DownloadRequest(size, most, progress))
+            _fetch_once(url, file, before, _DownloadRequest(size, max_bytes, progress))
         except urllib.error.HTTPError as error:
             if error.code != _RANGE_NOT_SATISFIABLE or not before:
                 raise FetchError(f"download failed: {_reason(error)}") from None
@@ -208,7 +214,7 @@ class _DownloadRequest:
     """Expected and maximum size in bytes, and whether to show a progress bar."""
 
     size: int | None
-    most: int
+    max_bytes: int
     progress: bool
 
 
@@ -268,8 +274,8 @@ def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _DownloadRe
         while True:
             if max(total, expected or 0) > start + free:
                 raise FetchError(f"is larger than the free space in {Path(out.name).parent} ({free / 1e9:.1f} GB)")
-            if max(total, expected or 0) > wanted.most:
-                raise FetchError(f"is larger than {wanted.most / 1e6:,.0f} MB; it is not used")
+            if max(total, expected or 0) > wanted.max_bytes:
+                raise FetchError(f"is larger than {wanted.max_bytes / 1e6:,.0f} MB; it is not used")
             chunk = answer.read1(_CHUNK_BYTES)
             if not chunk:
                 break

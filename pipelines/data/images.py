@@ -25,7 +25,7 @@ MAX_PIXELS = 1024**3 // 4 // 3
 """Pillow's own limit (89 Mpx), above which it suspects a decompression bomb."""
 MAX_FILE_BYTES = 1 << 30
 USUAL_SCANS, MAX_SCANNED_PIXELS = 20, 1_000_000_000
-"""Progressive JPEGs have about ten scans, each over all pixels; more are taken while the work stays bounded."""
+"""Limit on scans times megapixels: progressive JPEGs have about ten scans, each over all pixels."""
 
 _KINDS: dict[str, ImageKind] = {
     "JPEG": "jpeg",
@@ -51,11 +51,10 @@ class ImageFormat:
     """The format of an image, determined from its content.
 
     Attributes:
-        kind: "jpeg" is a grey or YCbCr JPEG, "cmyk-jpeg" one of four inks (CMYK or YCCK); other kinds are named
-            after their container.
+        kind: "jpeg" for grey or YCbCr JPEG, "cmyk-jpeg" for CMYK or YCCK JPEG; otherwise the name of the container.
         mode: Pillow's mode of the stored pixels: "RGB", "L", "CMYK", "P", "RGBA", "I;16" (16-bit grey) ...
-        bits: bits per channel as stored: 8, for PNG also 1, 2, 4, 16, for TIFF what the file says.
-        orientation: EXIF orientation 1 ... 8; 1 where there is none. 5 ... 8 swap width and height.
+        bits: bits per channel as stored: 8; for PNG also 1, 2, 4 and 16; for TIFF as given in the file.
+        orientation: EXIF orientation 1 ... 8, 1 if there is none; 5 ... 8 swap width and height.
         file_bytes: size of the file.
         intact: False if Pillow decodes it in spite of damage that stricter decoders reject; see
             `pipelines.data.intact`.
@@ -158,7 +157,7 @@ def stated_size_problem(stated: tuple[int, int], found: tuple[int, int]) -> tupl
 def decode_rgb(content: bytes) -> np.ndarray:
     """Decode any image that Pillow supports to (h, w, 3) uint8 RGB, with the EXIF orientation applied.
 
-    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and inks are converted.
+    16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and CMYK are converted.
 
     Raises:
         Exception: any exception of Pillow for damaged content.

@@ -198,7 +198,7 @@ def _polygon(values: list[float], box: np.ndarray) -> np.ndarray:
 
 
 def box_corners(box_cxcywh: np.ndarray) -> np.ndarray:
-    """Return the four corners (4, 2) of a box (4,), clockwise from the upper left one, in the same units and dtype."""
+    """Return the four corners (4, 2) of a box (4,), clockwise from the upper left, in the same units and dtype."""
     x, y, half_width, half_height = *box_cxcywh[:2], *(box_cxcywh[2:] / 2)
     left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], box_cxcywh.dtype)

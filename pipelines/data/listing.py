@@ -13,8 +13,8 @@ from pipelines.data.coco_json import CocoImage, is_coco_file, read_coco
 from pipelines.data.problems import Problem
 from pipelines.data.walk import walk_texts
 
-IMAGE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
-UNSUPPORTED_ENDINGS = frozenset(
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+UNSUPPORTED_SUFFIXES = frozenset(
     {".avif", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".pfm", ".psd", ".raw", ".svg"}
 )
 """Suffixes of unsupported image formats, which are reported; other files are ignored."""
@@ -65,7 +65,7 @@ class _Collected:
 
 def label_path(image: Path) -> Path:
     """Return the label file of an image: its path with the last `images` replaced by `labels` and suffix `.txt`."""
-    return Path(_label_text(_stem_and_ending(str(image))[0]))
+    return Path(_label_text(_stem_and_suffix(str(image))[0]))
 
 
 def _label_text(stem: str) -> str:
@@ -74,7 +74,7 @@ def _label_text(stem: str) -> str:
     return f"{before}/labels/{after}" if found else after
 
 
-def _stem_and_ending(path: str) -> tuple[str, str]:
+def _stem_and_suffix(path: str) -> tuple[str, str]:
     """Split a path into stem and suffix, like `Path` but faster."""
     start = path.rfind("/") + 1
     if start == len(path):
@@ -98,7 +98,7 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
     for source in sources:
         if source.is_dir():
             _add_folder(source, found)
-        elif source.suffix.lower() in IMAGE_ENDINGS:
+        elif source.suffix.lower() in IMAGE_SUFFIXES:
             found.items.append(_entry(str(source)))
         elif is_coco_file(source):
             _add_coco(source, found)
@@ -121,17 +121,17 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
 
 
 def _entry(image: str) -> _Entry:
-    return image, _label_text(_stem_and_ending(image)[0]), None
+    return image, _label_text(_stem_and_suffix(image)[0]), None
 
 
 def _add_folder(folder: Path, found: _Collected) -> None:
     for file in found.walk(folder):
-        stem, ending = _stem_and_ending(file)
-        ending = ending.lower()
-        if ending in IMAGE_ENDINGS:
+        stem, suffix = _stem_and_suffix(file)
+        suffix = suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
             found.items.append((file, _label_text(stem), None))
-        elif ending in UNSUPPORTED_ENDINGS:
-            text = f"{ending} images are not supported; image skipped, convert it to JPEG or PNG"
+        elif suffix in UNSUPPORTED_SUFFIXES:
+            text = f"{suffix} images are not supported; image skipped, convert it to JPEG or PNG"
             found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
     found.label_folders[label_path(folder / "x").parent] = None
 

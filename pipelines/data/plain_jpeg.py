@@ -14,12 +14,12 @@ _APP0, _APP2, _APP14, _APP15 = 0xE0, 0xE2, 0xEE, 0xEF
 _START = b"\xff\xd8"
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ACCEPTED_SEGMENTS = {_APP0: (b"JFIF\0", 14), _APP2: (b"ICC_PROFILE\0", 14), _APP14: (b"Adobe", 12)}
-"""How an application's segment begins and its least length: in these there is nothing about the picture's shape."""
+"""Prefixes and minimum lengths of application segments that do not affect the image's shape."""
 _LARGEST_SIDE = 65_500
 _MAX_BLOCKS = 10
-"""In one unit of an interleaved scan."""
+"""Maximum number of blocks in one unit of an interleaved scan."""
 _FACTORS = (1, 2, 4)
-_WHOLE_SCAN = b"\x00\x3f\x00"
+_FULL_SCAN = b"\x00\x3f\x00"
 _LARGEST_DC_SYMBOL = 15
 _MODES = {1: "L", 3: "RGB"}
 
@@ -31,7 +31,7 @@ class PlainJpeg:
     Attributes:
         mode: Pillow's mode, "L" or "RGB".
         width, height: px as stored.
-        has_metadata: whether there are segments that may say more, such as how the picture is turned.
+        has_metadata: whether there are segments that may affect the image, such as its orientation.
     """
 
     mode: str
@@ -40,8 +40,8 @@ class PlainJpeg:
     has_metadata: bool
 
 
-class _OtherError(Exception):
-    """No plain baseline JPEG."""
+class _NotPlainError(Exception):
+    """Not a plain baseline JPEG."""
 
 
 def plain_jpeg(content: bytes) -> PlainJpeg | None:
@@ -50,7 +50,7 @@ def plain_jpeg(content: bytes) -> PlainJpeg | None:
         return None
     try:
         return _read(content)
-    except (_OtherError, IndexError):
+    except (_NotPlainError, IndexError):
         return None
 
 
@@ -62,7 +62,7 @@ def _read(content: bytes) -> PlainJpeg:
         marker = content[position + 1]
         start, position = position + 4, position + 2 + (content[position + 2] << 8 | content[position + 3])
         payload = content[start:position]
-        # A length below 2 leads back; beyond the end the next marker is missing.
+        # A length below 2 would move backwards; beyond the end there is no next marker.
         _require(position >= start)
         if marker in (_DQT, _DHT):
             tables |= _quantisers(payload) if marker == _DQT else _huffman_tables(payload)
@@ -94,7 +94,7 @@ def _is_harmless(marker: int, payload: bytes) -> bool:
 
 @lru_cache(maxsize=1024)
 def _quantisers(payload: bytes) -> frozenset[int]:
-    """Return the tables of 8 bits that a segment defines."""
+    """Return the 8-bit quantisation tables that a segment defines."""
     _require(bool(payload) and len(payload) % 65 == 0)
     numbers = payload[::65]
     _require(max(numbers) <= 3)
@@ -103,7 +103,7 @@ def _quantisers(payload: bytes) -> frozenset[int]:
 
 @lru_cache(maxsize=1024)
 def _huffman_tables(payload: bytes) -> frozenset[int]:
-    """Return the tables that a segment defines."""
+    """Return the Huffman tables that a segment defines."""
     found, position = set(), 0
     while position < len(payload):
         kind, number = divmod(payload[position], 16)
@@ -113,7 +113,7 @@ def _huffman_tables(payload: bytes) -> frozenset[int]:
         code = 0
         for bits, count in enumerate(counts, start=1):
             code += count
-            _require(not count or code < 1 << bits)  # the code of ones alone is not allowed
+            _require(not count or code < 1 << bits)  # the code of only ones is not allowed
             code <<= 1
         _require(kind == 1 or max(symbols) <= _LARGEST_DC_SYMBOL)
         found.add(0x20 + 0x10 * kind + number)
@@ -126,7 +126,7 @@ def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
     """Return the tables that a scan of all components of a frame needs; `frame` is without its height and width."""
     bits, components = frame[0], frame[1]
     _require(bits == 8 and components in _MODES and len(frame) == 2 + 3 * components)
-    _require(len(scan) == 4 + 2 * components and scan[0] == components and scan[-3:] == _WHOLE_SCAN)
+    _require(len(scan) == 4 + 2 * components and scan[0] == components and scan[-3:] == _FULL_SCAN)
     numbers, factors, quantisers = frame[2::3], frame[3::3], frame[4::3]
     _require(len(set(numbers)) == components and numbers == scan[1:-3:2])
     across, down = [factor >> 4 for factor in factors], [factor & 15 for factor in factors]
@@ -135,11 +135,11 @@ def _scan_needs(frame: bytes, scan: bytes) -> frozenset[int]:
     _require(components == 1 or blocks <= _MAX_BLOCKS)
     chosen = scan[2:-3:2]
     needed = {0x10 + n for n in quantisers} | {0x20 + (n >> 4) for n in chosen} | {0x30 + (n & 15) for n in chosen}
-    # Numbers above 3 would run into the next kind of table.
+    # Numbers above 3 would be those of the next kind of table.
     _require(max(quantisers) <= 3 and all(n >> 4 <= 3 and n & 15 <= 3 for n in chosen))
     return frozenset(needed)
 
 
 def _require(condition: bool) -> None:
     if not condition:
-        raise _OtherError
+        raise _NotPlainError

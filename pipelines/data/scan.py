@@ -26,7 +26,7 @@ def scan(
 
     Args:
         listing: images and their labels.
-        num_classes: labels with a class number from here on are reported; None accepts all.
+        num_classes: labels with this or a higher class number are reported; None accepts all.
         workers: number of threads, by default one per core, at most 8.
         progress: name of the progress bar; None shows none.
     """

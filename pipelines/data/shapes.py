@@ -51,9 +51,9 @@ def _is_complete(folder: Path) -> bool:
     if not (folder / "shapes.yaml").is_file():
         return False
     return all(
-        len(list((folder / kind / split).glob(f"*.{ending}"))) == count
+        len(list((folder / kind / split).glob(f"*.{suffix}"))) == count
         for split, count in COUNTS.items()
-        for kind, ending in (("images", "jpg"), ("labels", "txt"))
+        for kind, suffix in (("images", "jpg"), ("labels", "txt"))
     )
 
 

@@ -14,14 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kernels.host.paths import printable
-from pipelines.data.listing import IMAGE_ENDINGS
+from pipelines.data.listing import IMAGE_SUFFIXES
 
-DATA_ENDINGS = IMAGE_ENDINGS | {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"}
+DATA_SUFFIXES = IMAGE_SUFFIXES | {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"}
 """Suffixes of files to unpack; other files are skipped, because the target may be on Python's path."""
 MAX_MEMBERS = 10_000_000
 MAX_GROWTH = 100
 """Maximum compression ratio; label files reach 10, archive bombs 1000 and more."""
-_ALWAYS_ALLOWED_BYTES = 64 << 20
+_MIN_LIMIT_BYTES = 64 << 20
 _MAX_NAME_BYTES = 4096
 _MAX_READ_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
@@ -46,7 +46,7 @@ class Unpacked:
     """Relative names of the unpacked files, and of the skipped ones."""
 
     files: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ def unpack(archive: Path, folder: Path, *, strip: str = "") -> Unpacked:
 
 def _unpack(archive: Path, folder: Path, strip: str) -> Unpacked:
     done = Unpacked()
-    limit = max(_ALWAYS_ALLOWED_BYTES, MAX_GROWTH * archive.stat().st_size)
+    limit = max(_MIN_LIMIT_BYTES, MAX_GROWTH * archive.stat().st_size)
     free = shutil.disk_usage(folder).free
     with archive.open("rb") as file:
         source = _zip_members(file) if zipfile.is_zipfile(archive) else _tar_members(file)
         for member, path, stream in _checked(source, limit, free):
             if member.kind == "folder":
                 continue
-            if _is_hidden(path) or path.suffix.lower() not in DATA_ENDINGS:
-                done.left_out.append(member.name)
+            if _is_hidden(path) or path.suffix.lower() not in DATA_SUFFIXES:
+                done.skipped.append(member.name)
                 continue
             inside = path.relative_to(strip) if strip and path.parts[0] == strip and len(path.parts) > 1 else path
             _write(stream, folder / inside, member)

@@ -11,7 +11,7 @@ import numpy as np
 from kernels.host.extras import install_command
 from kernels.host.paths import printable
 
-VIDEO_ENDINGS = frozenset(
+VIDEO_SUFFIXES = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 )
 """Suffixes of YOLOv5's video formats, and WebM."""

@@ -178,5 +178,5 @@ def _places(file: Path, name: str) -> Iterator[Path]:
     apart = [file.parent.parent / "JPEGImages"] if file.parent.name == "Annotations" else []
     for folder in (*apart, file.parent):
         yield folder / plain
-        for ending in (".jpg", ".jpeg", ".png", ".JPG"):
-            yield folder / f"{file.stem}{ending}"
+        for suffix in (".jpg", ".jpeg", ".png", ".JPG"):
+            yield folder / f"{file.stem}{suffix}"

@@ -12,7 +12,7 @@ import numpy as np
 from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
 from pipelines.data.images import inspecting, stated_size_problem, upright_size
-from pipelines.data.listing import IMAGE_ENDINGS
+from pipelines.data.listing import IMAGE_SUFFIXES
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
 
@@ -129,7 +129,7 @@ def _problem(entry: AnnotatedImage) -> Problem | None:
     image = entry.image
     if not os.path.isfile(image):
         return Problem(image, None, "error", "no such image; skipped", "image-missing")
-    if image.suffix.lower() not in IMAGE_ENDINGS:
+    if image.suffix.lower() not in IMAGE_SUFFIXES:
         return Problem(image, None, "error", "not the name of a supported image; skipped", "image-unusable")
     with inspecting():
         found = upright_size(image)

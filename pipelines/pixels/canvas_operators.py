@@ -19,7 +19,7 @@ GAINS = ("hue_gain", "saturation_gain", "value_gain")
 QUARTERS = 4
 
 _LEVELS = 256
-"""Distance between layers: the value divided by it is the layer, the remainder the 8-bit level."""
+"""Distance between layers: a value is its layer times this, plus its 8-bit level."""
 
 
 def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:

@@ -180,8 +180,8 @@ def draw_picture(picture: Picture, crops: Sequence[Sequence[np.ndarray]], target
 
     Args:
         picture: what to draw.
-        crops: for each view the (h, w, 3) uint8 pixels that its tiles look at.
-        target: (3, h, w) uint8, written; rows without gaps.
+        crops: for each view, the (h, w, 3) uint8 pixels used by its tiles.
+        target: (3, h, w) uint8 output with contiguous rows.
     """
     draw_view(picture.views[0], crops[0], target)
     if len(picture.views) == 2:

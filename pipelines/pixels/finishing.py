@@ -59,7 +59,7 @@ def _scaled(number: Any, factor: int, divisor: Any) -> Any:
 
     Args:
         number: int32, at least -divisor.
-        factor: whole.
+        factor: an integer.
         divisor: int32, 0 ... 255, and 0 only where number is.
     """
     reciprocal = fn.cast(dali_math.floor(float(factor * _UNIT) / dali_math.max(divisor, 1) + 0.5), dtype=types.INT32)

@@ -168,7 +168,7 @@ def _fits_decoded(index: ImageIndex, free: int) -> bool:
 def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]:
     make_private_folder(folder)
     sizes = index.sizes_wh
-    missing = [n for n in range(len(index)) if not _is_whole(_cached_file(index.paths[n], folder), sizes[n])]
+    missing = [n for n in range(len(index)) if not _is_complete(_cached_file(index.paths[n], folder), sizes[n])]
     need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
     free = shutil.disk_usage(folder).free
     if need > free * MEMORY_SHARE:
@@ -180,7 +180,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
     def load(number: int) -> np.ndarray:
         path, (width, height) = index.paths[number], sizes[number]
         target = _cached_file(path, folder)
-        if not _is_whole(target, sizes[number]):
+        if not _is_complete(target, sizes[number]):
             pixels = decode_on_host(path, sizes[number])
             with replacing(target, lasting=False) as temporary:
                 pixels.tofile(temporary)
@@ -189,7 +189,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
     return load
 
 
-def _is_whole(target: Path, image_wh: tuple[int, int]) -> bool:
+def _is_complete(target: Path, image_wh: tuple[int, int]) -> bool:
     """Return whether a cache file is complete; it may be truncated after a full disk or a power loss."""
     try:
         return target.stat().st_size == image_wh[0] * image_wh[1] * 3

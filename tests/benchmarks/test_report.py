@@ -77,7 +77,7 @@ def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:
     for day, (name, change) in enumerate(changes.items(), 1):
         kept = envelope("accuracy", {}) | {"rows": [], "settings": base | change, "created": f"2026-01-0{day}"}
         write_result(tmp_path / f"{name}.json", kept)
-    # The last has the settings of the first: its folder is ignored, and the new setting has its default.
+    # The last one has the settings of the first: the folder is ignored, and the new setting has its default value.
     assert [path.stem for path, _ in newest(tmp_path)] == ["b", "c", "d", "e", "f", "g"]
 
 
@@ -114,10 +114,10 @@ def test_older_result_lists_remeasured_rows() -> None:
     assert superseded(other_rows, [*found, (Path("rest.json"), other_rows)]) == ""
 
 
-KEPT = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(path)]
+STORED = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(path)]
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: str(path.relative_to(RESULTS_FOLDER)))
+@pytest.mark.parametrize("path", STORED, ids=lambda path: str(path.relative_to(RESULTS_FOLDER)))
 def test_every_stored_result_has_tables(path: Path) -> None:
     tables = import_module(BENCHMARKS[read_result(path)["benchmark"]].module).tables(read_result(path))
     assert tables and all(table.rows for table in tables)
@@ -132,7 +132,7 @@ def test_page_is_up_to_date_with_results() -> None:
 
 
 def test_only_newest_results_are_stored() -> None:
-    assert set(KEPT) - {path for path, _ in newest(RESULTS_FOLDER)} == set(), "superseded: take them out"
+    assert set(STORED) - {path for path, _ in newest(RESULTS_FOLDER)} == set(), "superseded: take them out"
 
 
 def test_all_continues_after_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ def run_in_process(
         code = MODULES[name].main([str(argument) for argument in arguments])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else ERRORS_FOUND
-    finally:  # a command is the last thing its process does; here others follow, with other streams
+    finally:  # Normally the process ends with the command; here, other commands with other streams follow.
         log.handlers[:], log.propagate = handlers, propagates
     out, err = capsys.readouterr()
     return check_result(name, code, out, err, may_end=may_end)

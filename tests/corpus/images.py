@@ -64,21 +64,21 @@ def jpeg_of_many_scans(scans: int) -> bytes:
 
 
 def _cut() -> Iterator[Case]:
-    for ending, kind in FORMATS.items():
+    for suffix, kind in FORMATS.items():
         whole = encoded(kind)
         for part in range(CUTS):
             size = len(whole) * part // CUTS
-            yield Case(f"cut-{part}of{CUTS}.{ending}", whole[:size], "reported" if part < 2 else "either")
+            yield Case(f"cut-{part}of{CUTS}.{suffix}", whole[:size], "reported" if part < 2 else "either")
 
 
 def _flipped() -> Iterator[Case]:
-    for ending, kind in FORMATS.items():
+    for suffix, kind in FORMATS.items():
         for seed in range(FLIPPED):
             random = np.random.default_rng([seed, len(kind)])
             content = bytearray(encoded(kind))
             for position in random.integers(0, len(content), 1 + seed):
                 content[position] ^= 1 << int(random.integers(8))
-            yield Case(f"flipped-{seed}.{ending}", bytes(content), "either")
+            yield Case(f"flipped-{seed}.{suffix}", bytes(content), "either")
 
 
 def _other_kinds() -> Iterator[Case]:

@@ -11,13 +11,13 @@ from tests.corpus.commands import ERRORS_FOUND, USER_ERROR, run_child, run_in_pr
 
 SECONDS = 20.0
 KINDS: dict[str, tuple[Callable[[Path], dict[str, Path]], str, list[str]]] = {
-    # how the cases are written, the command that reads them, and its flags; the last one takes the case
+    # writer of the cases, command that reads them, and its flags, of which the last one takes the case
     "data": (yamls.write_data_cases, "graph-check", ["--data"]),
     "hyp": (yamls.write_hyp_cases, "graph-train", ["--data", "nowhere.yaml", "--cfg", "yolov5n.yaml", "--hyp"]),
     "cfg": (yamls.write_cfg_cases, "graph-check", ["--data", "{sound}", "--cfg"]),
 }
 NAMED_OTHERWISE = {"train-pipe", "train-pipe-json", "train-binary-list", "train-bad-json", "train-yaml"}
-"""Here the source that the yaml names is at fault."""
+"""Cases in which the source named by the yaml is at fault."""
 
 
 def sound_data(root: Path) -> Path:

@@ -149,10 +149,10 @@ def write_weight_cases(root: Path) -> dict[str, Path]:
     """Write all cases and return them by name; `graph-export` must reject each."""
     root.mkdir(parents=True)
     found = {}
-    for ending, cases in (("safetensors", {**_safetensors_cases(), **_own_cases()}), ("pt", _pytorch_cases())):
+    for suffix, cases in (("safetensors", {**_safetensors_cases(), **_own_cases()}), ("pt", _pytorch_cases())):
         for name, content in cases.items():
-            found[f"{name}.{ending}"] = root / f"case-{name}.{ending}"
-            found[f"{name}.{ending}"].write_bytes(content)
+            found[f"{name}.{suffix}"] = root / f"case-{name}.{suffix}"
+            found[f"{name}.{suffix}"].write_bytes(content)
     for name, files in _oneflow_cases().items():
         folder = root / f"case-{name}"
         for file, content in files.items():

@@ -11,9 +11,9 @@ from tests.graph_train.training.test_executed_ops import HOST_COUNTER, NO_CODE
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 TRANSFERS = {"eager_ccl_broadcast", "eager_ccl_all_gather", "eager_ccl_all_reduce"}
-"""Between ranks; on CUDA they are NCCL's."""
+"""Ops that transfer data between ranks; on CUDA they use NCCL."""
 LAST = 26
-"""Batches: twelve of warm-up, then four per update; see `tests.graph_train.tiny.tiny_schedule`."""
+"""Number of batches: twelve of warm-up, then four per update; see `tests.graph_train.tiny.tiny_schedule`."""
 
 
 def run(lab: JobLab, name: str, ranks: int, *, kind: str = "graph", start: Path | None = None) -> Path:
@@ -106,5 +106,5 @@ def test_no_oneflow_kernel_runs_on_cuda(lab: JobLab) -> None:
     for rank in range(2):
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}
         assert ("graph_train_update_sgd", "plugin") in executed
-        foreign = {op for op, whose in executed if whose == "OneFlow"}
+        foreign = {op for op, owner in executed if owner == "OneFlow"}
         assert foreign - NO_CODE - TRANSFERS <= HOST_COUNTER

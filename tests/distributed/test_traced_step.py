@@ -12,10 +12,10 @@ from tests.distributed.traced_step_job import VARIANTS
 from tests.models.every_block import EVERY_BLOCK
 
 SECONDS = 1700
-"""For a job, which compiles large graphs, also on a busy machine."""
+"""Time limit of a job in seconds; jobs compile large graphs, possibly on a busy machine."""
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(SECONDS + 100)]
 
-# OneFlow 0.9 does them on CUDA by collectives of NCCL, the last by `cudaMemsetAsync` on all ranks but one.
+# On CUDA, OneFlow 0.9 implements them by NCCL collectives, the last one by `cudaMemsetAsync` on all ranks but one.
 ALL_REDUCE, ALL_GATHER, ZEROS = "P -> B", "S(0) -> B", "B -> P"
 KINDS = ("FLOAT32", "BFLOAT16", "FLOAT16")
 BATCH_NORMS = {"yolov5n": 57, "yolov5s": 57, "yolov5m": 79, "yolov5n6": 75}
@@ -25,7 +25,7 @@ def transfers(model: str, variant: str) -> dict[str, int]:
     """Return the expected transfers of a step: gradients all-reduced, labels all-gathered, losses partial sums."""
     # Mean and variance of each layer in the forward pass, both sums of its gradient together in the backward pass.
     sums = 3 * BATCH_NORMS[model] if variant == "sync-bn" else 0
-    sums += variant == "adam-autobalance"  # of the levels' losses
+    sums += variant == "adam-autobalance"  # partial sums of the levels' losses
     in_one_graph = {} if variant == "accumulates" else {ZEROS: 1}
     return {ALL_REDUCE: 1 + sums, ALL_GATHER: 1, **in_one_graph}
 

@@ -31,7 +31,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> None:
-    """With three ranks a batch of four is split unevenly."""
+    """Include three ranks, which split a batch of four unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
     np.testing.assert_allclose(rows(folder), rows(one_rank), rtol=2e-4, atol=2e-5)
@@ -40,7 +40,7 @@ def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> 
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
     assert re.search(rf"All {ranks} ranks hold the same weights: [0-9a-f]{{32}}", job.text(0))
-    # Only rank 0 speaks.
+    # Only rank 0 prints.
     assert [job.text(rank) for rank in range(1, ranks)] == [""] * (ranks - 1)
 
 
@@ -70,7 +70,7 @@ def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
 
 
 def test_running_means_cover_all_ranks(lab: JobLab) -> None:
-    """With one batch of eight the first layer sees the same images on any number of ranks."""
+    """Use one batch of eight, so that the first layer sees the same images on any number of ranks."""
     flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
     saved = []
@@ -88,7 +88,7 @@ def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
     assert "All 2 ranks hold the same weights" in job.text(0)
     saved = arrays(lab.root / "runs" / "own-statistics")
     assert all(np.isfinite(value).all() for value in saved.values())
-    # By ops of another layout, which are OneFlow's own.
+    # With channels first, which uses OneFlow's own ops.
     lab.run(lab.flags("channels-first", epochs=2), 2, module="tests.distributed.channels_first_job")
     reference = lab.root / "runs" / "channels-first"
     np.testing.assert_allclose(rows(lab.root / "runs" / "own-statistics"), rows(reference), rtol=2e-4, atol=2e-5)

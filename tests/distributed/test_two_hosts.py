@@ -105,7 +105,7 @@ def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
     """A batch of nominal size, here all eight images, is an update."""
     sent, gradients = bytes_sent_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
-        # Of two ranks each sends as much as the gradients are large, by a ring: half of them twice.
+        # In a ring of two ranks, each sends half of the gradients twice, that is, as many bytes as the gradients have.
         assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
 
 

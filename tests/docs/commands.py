@@ -16,7 +16,7 @@ FOREIGN = ("trtexec", "srun", "docker", "kubectl", "python", "pip", "ovc")
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _SET_UP = "pip install uv && "
 _LAUNCHED = "-m graph_train "
-"""What a launcher starts on every rank: `graph-train`."""
+"""The module that launchers start on every rank, equivalent to `graph-train`."""
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ _MEASURED = (
     re.compile(rf"(?<![\w.])mAP[\d:.-]*\s(?:of\s)?{_NUMBER}"),
     re.compile(r"(?<![\w.+−-])[+−-]?\d+\.\d\d+(?![\w.]*\.\d|\w)"),
 )
-"""What looks measured: numbers before a unit, precisions, and numbers with two decimals or more."""
+"""Numbers that look measured: before a unit, with a deviation, or with two or more decimals."""
 _NO_PROSE = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)\s]*\)|https?://\S+", re.MULTILINE | re.DOTALL)
-"""Code and addresses."""
+"""Text that is ignored: code and URLs."""
 
 
 @dataclass(frozen=True)

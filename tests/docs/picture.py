@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from graph_train.plots.results import read_results
-from graph_train.plots.style import ACCENT, INK, SECOND, new_figure, quiet_axes
+from graph_train.plots.style import ACCENT, INK, SECOND, new_figure, style_axes
 from kernels.host.files import replacing
 from tests.docs.commands import ROOT
 
 PICTURE = ROOT / "docs/images/result.jpg"
 _COLUMNS = 4
-"""Tiles in a line of `val_batch0_pred.jpg`, of as many lines."""
+"""Number of rows and columns of tiles in `val_batch0_pred.jpg`."""
 _INCHES, _DOTS_PER_INCH = (10.0, 4.6), 110
 _CURVES = (("metrics/mAP_0.5", "mAP50", ACCENT), ("metrics/mAP_0.5:0.95", "mAP50-95", SECOND))
 
@@ -41,7 +41,7 @@ def draw(run: Path, photos: Sequence[int], title: str) -> None:
     for key, label, colour in _CURVES:
         axes.plot(columns["epoch"], columns[key], color=colour, linewidth=2, label=label)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    quiet_axes(axes, title="validation", x="Epoch")
+    style_axes(axes, title="validation", x="Epoch")
     with replacing(PICTURE) as temporary:
         figure.savefig(temporary, format="jpg", dpi=_DOTS_PER_INCH, pil_kwargs={"quality": 85, "optimize": True})
 

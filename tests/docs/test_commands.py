@@ -36,25 +36,27 @@ LAUNCHED = [command for command in COMMANDS if command.words[:3] == LAUNCHER]
 OURS = [command for command in COMMANDS if command.words[0] in SCRIPTS]
 EXAMPLES = multi_host_examples()
 SHOWN = [*text_block_commands(), *inline_commands()]
-"""What needs a camera, a network, the reader's own files or a value that a reader chooses: its flags are checked."""
+"""Commands that need a camera, a network, or the reader's own files or values; only their flags are checked."""
 
 PARSERS = {f"graph-{name}": f"graph_train.settings.{name}_options" for name in ("train", "val", "predict", "export")}
 DEVELOPMENT = {
     "uv sync": "the first line of .ci/run",
+    "GRAPH_TRAIN_WHEEL_KERNELS=1 uv build --wheel --no-build-isolation": "tests/test_wheel.py",
     "pytest": "this very test run, and .ci/run",
     "mkdocs build --strict": "tests/docs/test_site.py",
 }
-"""Commands that something else runs."""
+"""Commands that other tests run."""
 
 NOT_RUN = {
+    "docker": "needs a Docker daemon; tests/test_shipping.py compares the Dockerfile with the tree",
     "trtexec": "needs TensorRT and a GPU; tests/graph_train/exporting/test_tensorrt.py checks files and shapes",
     "srun": "needs Slurm; the flags of `graph-train` behind it are checked",
     "python -m oneflow.distributed.launch": "needs several hosts; the flags of `graph-train` behind it are checked",
 }
-"""Programs that are not ours, and why no test runs them."""
+"""Programs of others, and the reason why no test runs them."""
 
 SMALLER = {"--epochs": "1", "--imgsz": "64", "--batch-size": "8"}
-"""The documentation's values are for real work; for a test they only cost time."""
+"""Replacements of documented values, which would make a test slow."""
 SMALLER_BENCHMARK = {"--points": "yolov5n:8:64", "--repeats": "1"}
 MAX_RANKS = "2"
 

@@ -32,7 +32,7 @@ FILES = {"step": "step.json", "epochs": "epochs.csv"}
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "step.json").write_text(json.dumps(STEP))
     (tmp_path / "epochs.csv").write_text(" epoch, metrics/mAP_0.5, metrics/mAP_0.5:0.95\n0, 0.5, 0.2\n1, 0.4, 0.3\n")
-    # What recomputes figures reads from here in place of the kept results.
+    # Figures are recomputed from this folder instead of the stored results.
     monkeypatch.setattr("tests.docs.figures.RESULTS_FOLDER", tmp_path)
     return tmp_path
 

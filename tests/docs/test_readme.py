@@ -9,10 +9,10 @@ from tests.docs.commands import ROOT
 from tests.docs.picture import PICTURE
 
 MAX_LINES = 65
-"""A screen and a half."""
+"""Maximum number of lines: a screen and a half."""
 MAX_PICTURE_BYTES = 200_000
 PAGES = (*ROOT.glob("*.md"), *(ROOT / "benchmarks").rglob("*.md"))
-"""`mkdocs build --strict` checks those of the site."""
+"""Pages outside the site; `mkdocs build --strict` checks the links within it."""
 
 
 def test_readme_is_short_and_shows_result() -> None:

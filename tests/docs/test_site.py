@@ -49,7 +49,7 @@ def test_explained_message_exists_in_source(message: str, texts: list[str]) -> N
 
 REFERENCES = list(references())
 DRIFT = 40
-"""Lines by which a reference may be off: on the same screen still. `python -m tests.docs.references` mends it."""
+"""Allowed error of a reference in lines: still on the same screen. `python -m tests.docs.references` updates them."""
 
 
 def test_every_reference_is_checked() -> None:

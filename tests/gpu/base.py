@@ -70,11 +70,13 @@ def starter(
     return start
 
 
-def together(device: Device, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> Callable[[], None]:
+def cooperative(
+    device: Device, kernel: str, max_blocks: int, threads: int, args: ctypes.Structure
+) -> Callable[[], None]:
     """Launch like `starter` a kernel whose blocks wait for each other."""
 
     def start() -> None:
-        device.launch_together(kernel, most_blocks, threads, args)
+        device.launch_cooperative(kernel, max_blocks, threads, args)
 
     start()
     return start

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.gpu.base import ROUNDING, Launched, decode, encode, random_numbers, starter, together
+from tests.gpu.base import ROUNDING, Launched, cooperative, decode, encode, random_numbers, starter
 from tests.gpu.devices import Device
 from tests.gpu.layouts import constant, structure
 
 _NORM = "ops/batch_norm/batch_norm.h"
 _SHAPE = (4000, 72)
-"""Rows and channels."""
+"""Number of rows and channels."""
 _EPSILON, _RATE = 1e-3, 0.25
 _RANKS = 2
-"""Number of ranks in the statistics."""
+"""Number of ranks whose statistics are combined."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def _inputs(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> _Inpu
     args.moving_mean, args.moving_variance = device.put(empty), device.put(empty + 1)
     args.statistics = device.put(np.stack([mean, inverse]))
     args.d_beta, args.d_gamma, args.both = device.put(empty), device.put(empty), device.put(np.stack([empty, empty]))
-    most_blocks = constant(_NORM, "kNormMostBlocks")
-    args.partial_sums = device.put(np.zeros((most_blocks, 2, channels), np.float32))
+    max_blocks = constant(_NORM, "kNormMostBlocks")
+    args.partial_sums = device.put(np.zeros((max_blocks, 2, channels), np.float32))
     args.counters = device.put(np.zeros(2, np.uint32))
     args.pixels, args.epsilon, args.rate = rows, _EPSILON, _RATE
     args.silu = args.statistics_of_batch = True
@@ -84,9 +84,9 @@ def _pieces(rows: int, channels: int) -> int:
     return tiles * -(-rows // (4 * lanes))
 
 
-def _start_together(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    most_blocks = min(constant(_NORM, "kNormMostBlocks"), _pieces(args.rows, args.channels))
-    return together(device, kernel, most_blocks, constant(_NORM, "kNormThreads"), args)
+def _start_cooperative(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
+    max_blocks = min(constant(_NORM, "kNormMostBlocks"), _pieces(args.rows, args.channels))
+    return cooperative(device, kernel, max_blocks, constant(_NORM, "kNormThreads"), args)
 
 
 def _start_pieces(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
@@ -115,7 +115,7 @@ def _silu(z: np.ndarray) -> np.ndarray:
 def forward(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> Launched:
     """Normalise by batch statistics, with SiLU, in one launch whose blocks wait for each other."""
     given = _inputs(device, kind, shape)
-    start = _start_together(device, f"batch_norm_{kind}", given.args)
+    start = _start_cooperative(device, f"batch_norm_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
     pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, given.rows)]
     pairs.append((_channels(device, given, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
@@ -150,7 +150,7 @@ def _input_gradient(given: _Inputs, d_beta: np.ndarray, d_gamma: np.ndarray, pix
 def backward(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> Launched:
     """Compute all gradients in one launch."""
     given = _inputs(device, kind, shape)
-    start = _start_together(device, f"batch_norm_grad_{kind}", given.args)
+    start = _start_cooperative(device, f"batch_norm_grad_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
     want = _input_gradient(given, given.dz.sum(0), (given.dz * given.normal).sum(0), given.rows)
     pairs.append((decode(device.get(given.args.out, given.stored)), want))
@@ -161,7 +161,7 @@ def channel_mean(device: Device, kind: str) -> Launched:
     """Compute this rank's part of the mean over two ranks."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * given.rows
-    start = _start_together(device, f"channel_mean_{kind}", given.args)
+    start = _start_cooperative(device, f"channel_mean_{kind}", given.args)
     pair = _channels(device, given, given.args.statistics), (given.x.mean(0) / _RANKS)[None]
     return Launched((pair,), 1e-6, 1e-6, start, given.stored.nbytes)
 
@@ -170,7 +170,7 @@ def channel_variance(device: Device, kind: str) -> Launched:
     """Compute this rank's part of the variance about a given mean."""
     given = _inputs(device, kind)
     given.args.pixels = _RANKS * given.rows
-    start = _start_together(device, f"channel_variance_{kind}", given.args)
+    start = _start_cooperative(device, f"channel_variance_{kind}", given.args)
     pair = _channels(device, given, given.args.statistics), (((given.x - given.mean) ** 2).mean(0) / _RANKS)[None]
     return Launched((pair,), 2e-6, 1e-6, start, given.stored.nbytes)
 
@@ -178,7 +178,7 @@ def channel_variance(device: Device, kind: str) -> Launched:
 def normalise_sums(device: Device, kind: str) -> Launched:
     """Sum the gradients for the other ranks and for the parameters."""
     given = _inputs(device, kind)
-    start = _start_together(device, f"normalise_sums_{kind}", given.args)
+    start = _start_cooperative(device, f"normalise_sums_{kind}", given.args)
     pairs = _gradient_pairs(device, given)
     both = np.concatenate([want for _, want in pairs])
     pairs.append((_channels(device, given, given.args.both, 2) / given.rows, both))

@@ -10,7 +10,7 @@ _IOU, _DETECTIONS = "ops/bbox_iou/launch.h", "ops/detections/launch.h"
 IOU, GIOU, DIOU, CIOU = range(4)
 _EPS = 1e-7
 _STEP = 1e-6
-"""Of differences in float64."""
+"""Step of finite differences in float64."""
 
 
 def _sides(boxes: np.ndarray, centre_form: bool) -> tuple[np.ndarray, ...]:
@@ -77,7 +77,7 @@ def box_iou(device: Device, gradient: bool, pairs: int = 1000) -> Launched:
 
 
 def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[int, bool]) -> np.ndarray:
-    """Return the gradient of the overlap by the numbers of one of the boxes, with a constant weight of the aspect."""
+    """Return the gradient of the overlap with respect to one of the boxes, with a constant aspect weight."""
     alpha = overlap(*boxes, *form)[1]
     columns = []
     for side in range(4):
@@ -91,7 +91,7 @@ def _differences(boxes: tuple[np.ndarray, np.ndarray], which: int, form: tuple[i
 
 
 _LEVELS = ((8, 10, 8), (4, 5, 16), (2, 3, 32))
-"""Rows, columns and stride."""
+"""Rows, columns and stride of each level."""
 
 
 def decode_maps(
@@ -121,7 +121,7 @@ def decode_maps(
 
 
 _LIMITS = ((0, 30000, 300), (1, 30000, 300), (1, 100, 20))
-"""Whether all classes count, most candidates, most detections."""
+"""Whether all classes are candidates, maximum number of candidates, maximum number of detections."""
 
 
 def suppress(
@@ -137,20 +137,20 @@ def suppress(
     rows[..., :2], rows[..., 2:4] = generator.uniform(0, 300, (images, boxes, 2)), 40
     rows[..., 2:4] += generator.uniform(-20, 20, (images, boxes, 2))
     rows[..., 4:] = generator.uniform(0, 1, (images, boxes, 1 + classes))
-    for multi_label, most_candidates, most_detections in limits:
+    for multi_label, max_candidates, max_detections in limits:
         capacity = 1
-        while capacity < min(boxes * classes, most_candidates):
+        while capacity < min(boxes * classes, max_candidates):
             capacity *= 2
-        detections, counts = np.ones((images, most_detections, 6), np.float32), np.zeros(images, np.int32)
+        detections, counts = np.ones((images, max_detections, 6), np.float32), np.zeros(images, np.int32)
         args = structure(_DETECTIONS, "SuppressArgs")()
         settings = structure(_DETECTIONS, "SuppressionSettings")
-        args.settings = settings(0.25, 0.45, 7680, classes, multi_label, 0, most_candidates, most_detections, None)
+        args.settings = settings(0.25, 0.45, 7680, classes, multi_label, 0, max_candidates, max_detections, None)
         args.predictions, args.boxes, args.capacity = device.put(rows), boxes, capacity
         args.keys = device.put(np.zeros((images, capacity), np.uint64))
-        args.kept = device.put(np.zeros((images, most_detections, 4), np.float32))
+        args.kept = device.put(np.zeros((images, max_detections, 4), np.float32))
         args.detections, args.counts = device.put(detections), device.put(counts)
         start = starter(device, "suppress", (images, 1, 1), constant(_DETECTIONS, "kSuppressThreads"), args)
-        found = [_suppressed(image, bool(multi_label), most_candidates, most_detections) for image in rows]
+        found = [_suppressed(image, bool(multi_label), max_candidates, max_detections) for image in rows]
         want = np.zeros_like(detections)
         for image, kept in zip(want, found, strict=True):
             image[: len(kept)] = kept
@@ -159,20 +159,20 @@ def suppress(
     return Launched(tuple(compared), 0, 0, start, rows.nbytes)
 
 
-def _suppressed(rows: np.ndarray, multi_label: bool, most_candidates: int, most_detections: int) -> np.ndarray:
+def _suppressed(rows: np.ndarray, multi_label: bool, max_candidates: int, max_detections: int) -> np.ndarray:
     """Return the detections of one image, suppressed one by one in float32."""
     scores = rows[:, 5:] * rows[:, 4:5]
     chosen = np.ones_like(scores, bool)
     if not multi_label:
         chosen = np.arange(scores.shape[1]) == scores.argmax(1)[:, None]
     box, category = np.nonzero(chosen & (scores > np.float32(0.25)) & (rows[:, 4:5] > np.float32(0.25)))
-    order = np.argsort(-scores[box, category], kind="stable")[:most_candidates]
+    order = np.argsort(-scores[box, category], kind="stable")[:max_candidates]
     half = rows[:, 2:4] / np.float32(2)
     corners = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], 1)
     kept, found = np.empty((0, 4), np.float32), []
     for at, of in zip(box[order], category[order], strict=True):
         placed = corners[at] + np.float32(7680) * np.float32(of)
-        if len(kept) < most_detections and not _covers(kept, placed).any():
+        if len(kept) < max_detections and not _covers(kept, placed).any():
             kept = np.concatenate([kept, placed[None]])
             found.append(np.array([*corners[at], scores[at, of], of], np.float32))
     return np.array(found, np.float32).reshape(-1, 6)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 SECONDS: Mapping[str, float] = {"kernels": 150, "pictures": 150, "training": 240, "speed": 60}
-"""Of each stage, in the order in which they run.
+"""Seconds of each stage, in the order in which they run.
 
 The host's part, measured without a GPU: 13 s of one core to compile the CUDA kernels, 18 s for a training of one epoch
 with its validation, plots and report. The plugin compiles for minutes where there are two cores.
 """
-LEAST_FOR_SPEED = 45
+MIN_SPEED_SECONDS = 45
 """Minimum seconds left for the speed stage to run."""
 
 
@@ -40,7 +40,7 @@ class StageBudget:
 
 
 UNLIMITED = StageBudget("kernels", math.inf)
-"""Of the emulated device, which nobody waits for at a rented machine."""
+"""Seconds of the stage on the emulated device, which needs no rented machine."""
 
 
 def all_seconds() -> float:

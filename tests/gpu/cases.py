@@ -36,10 +36,10 @@ def _of_activations(kind: str) -> dict[str, Case]:
         cases[f"{name}_{kind}"] = partial(functions.border, kind=kind, pad=pad)
     for name in ("attention", "attention_query_grad", "attention_key_grad"):
         cases[f"{name}_{kind}"] = partial(functions.attention, name=name, kind=kind)
-    for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
-        cases[f"activate_{ending}"] = partial(functions.activate, kind=kind, gradient=gradient)
-        cases[f"upsample_{ending}"] = partial(pooling.upsample, kind=kind, gradient=gradient)
-        cases[f"max_pool_{ending}"] = partial(pooling.max_pool, kind=kind, gradient=gradient)
+    for gradient, suffix in ((False, kind), (True, f"grad_{kind}")):
+        cases[f"activate_{suffix}"] = partial(functions.activate, kind=kind, gradient=gradient)
+        cases[f"upsample_{suffix}"] = partial(pooling.upsample, kind=kind, gradient=gradient)
+        cases[f"max_pool_{suffix}"] = partial(pooling.max_pool, kind=kind, gradient=gradient)
     return cases
 
 
@@ -98,9 +98,9 @@ def _large_cases() -> dict[str, Case]:
     for rows, channels in ((8 * 160 * 160, 64), (16 * 40 * 40, 256), (16 * 20 * 20, 512)):
         for name, case in (("batch_norm", batch_norm.forward), ("batch_norm_grad", batch_norm.backward)):
             cases[f"{name}_{kind} {rows}x{channels}"] = partial(case, kind=kind, shape=(rows, channels))
-    for gradient, ending in ((False, kind), (True, f"grad_{kind}")):
+    for gradient, suffix in ((False, kind), (True, f"grad_{kind}")):
         for name, pool, side in (("upsample", pooling.upsample, 40), ("max_pool", pooling.max_pool, 20)):
-            cases[f"{name}_{ending}"] = partial(
+            cases[f"{name}_{suffix}"] = partial(
                 pool, kind=kind, gradient=gradient, shape=(16, side, side), channel_numbers=(256,)
             )
     for name in ("attention", "attention_query_grad", "attention_key_grad"):
@@ -109,9 +109,9 @@ def _large_cases() -> dict[str, Case]:
 
 
 LARGE_CASES: Mapping[str, Case] = _large_cases()
-"""Cases with the sizes of a training: their times are meaningful, and each block has several work items."""
+"""Cases with the sizes of a training, so that times are meaningful and each block has several work items."""
 WITHIN_OTHERS = {"add_bias_sums"}
-"""Kernels that the case of another one starts too."""
+"""Kernels that are also started by the case of another one."""
 
 
 def kernel_names() -> set[str]:

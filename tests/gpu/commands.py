@@ -15,10 +15,10 @@ from tests.gpu.base import Line
 from tests.gpu.budget import StageBudget
 
 ROOT = Path(__file__).resolve().parents[2]
-_NOTHING_COLLECTED = 5
+_NO_TESTS_COLLECTED = 5
 """Exit code of pytest."""
-_MOST_OUTPUT = 20_000
-"""Characters of a failure's output that are kept."""
+_MAX_OUTPUT_CHARACTERS = 20_000
+"""Maximum number of characters of a failure's output."""
 _running: set[int] = set()
 
 
@@ -53,10 +53,10 @@ def run_command(budget: StageBudget, name: str, command: Sequence[str], *, longe
     if left <= 0:
         return Line(stage, name, "FAIL", 0, budget.spent())
     code, printed, errors = _run(command, left)
-    seconds, output = time.monotonic() - start, "\n".join([*printed, *errors])[-_MOST_OUTPUT:]
+    seconds, output = time.monotonic() - start, "\n".join([*printed, *errors])[-_MAX_OUTPUT_CHARACTERS:]
     if code is None:
         return Line(stage, name, "FAIL", seconds, f"no end after {left:.0f} s; {budget.spent()}", output)
-    if code == _NOTHING_COLLECTED and "pytest" in command:
+    if code == _NO_TESTS_COLLECTED and "pytest" in command:
         return Line(stage, name, "SKIP", seconds, "no such tests")
     if code:
         return Line(stage, name, "FAIL", seconds, " | ".join([*printed, *errors][-3:])[:longest_note], output)

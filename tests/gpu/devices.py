@@ -26,7 +26,7 @@ class Device(Protocol):
     def launch(self, kernel: str, grid: tuple[int, int, int], threads: int, args: ctypes.Structure) -> None:
         """Start a kernel."""
 
-    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+    def launch_cooperative(self, kernel: str, max_blocks: int, threads: int, args: ctypes.Structure) -> None:
         """Start a kernel whose blocks wait for each other."""
 
     def microseconds(self, start: Callable[[], None]) -> float | None:
@@ -106,13 +106,13 @@ class Gpu:
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
         self._call("cuLaunchKernel", self._function(kernel), *grid, threads, 1, 1, 0, None, parameters, None)
 
-    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+    def launch_cooperative(self, kernel: str, max_blocks: int, threads: int, args: ctypes.Structure) -> None:
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
         function, each, processors = self._function(kernel), ctypes.c_int(), ctypes.c_int()
         occupancy = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
         self._call(occupancy, ctypes.byref(each), function, threads, ctypes.c_size_t(0))
         self._call("cuDeviceGetAttribute", ctypes.byref(processors), _MULTIPROCESSORS, self._handle)
-        blocks = max(1, min(most_blocks, each.value * processors.value))
+        blocks = max(1, min(max_blocks, each.value * processors.value))
         self._call("cuLaunchCooperativeKernel", function, blocks, 1, 1, threads, 1, 1, 0, None, parameters)
 
     def microseconds(self, start: Callable[[], None]) -> float | None:
@@ -160,9 +160,9 @@ class EmulatedGpu:
             0, None, kernel.encode(), (ctypes.c_uint * 3)(*grid), threads, ctypes.byref(args)
         )
 
-    def launch_together(self, kernel: str, most_blocks: int, threads: int, args: ctypes.Structure) -> None:
+    def launch_cooperative(self, kernel: str, max_blocks: int, threads: int, args: ctypes.Structure) -> None:
         self._library.graph_train_check_launch_together(
-            0, None, kernel.encode(), ctypes.c_int64(most_blocks), threads, ctypes.byref(args)
+            0, None, kernel.encode(), ctypes.c_int64(max_blocks), threads, ctypes.byref(args)
         )
 
     def microseconds(self, start: Callable[[], None]) -> float | None:

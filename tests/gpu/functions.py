@@ -1,4 +1,4 @@
-"""Activation functions, pixels in other places, and attention."""
+"""Cases of activation functions, rearranged pixels, and attention."""
 
 import math
 
@@ -11,11 +11,11 @@ from tests.gpu.layouts import constant, structure
 _ACTIVATION, _REARRANGE = "ops/activation_function/activation_function.h", "ops/rearrange/rearrange.h"
 _ATTENTION = "ops/attention/attention.h"
 _STEP = 1e-6
-"""Of differences in float64."""
+"""Step of finite differences in float64."""
 
 
 def _activated(x: np.ndarray, parameter: float) -> list[np.ndarray]:
-    """Return the value of each kind in turn."""
+    """Return the value of each function."""
     normal = 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2)))
     return [
         x.clip(0),
@@ -68,7 +68,7 @@ def depth(device: Device, kind: str, to_depth: bool) -> Launched:
 
 
 def border(device: Device, kind: str, pad: bool) -> Launched:
-    """Put zeros around images, or take what is around them away."""
+    """Add a border of zeros to images, or remove the border."""
     left, right, top, bottom = 2, 1, 0, 3
     large = encode(random_numbers(2, 16, 20, 9), kind)
     small = np.ascontiguousarray(large[:, top : 16 - bottom, left : 20 - right])
@@ -83,7 +83,7 @@ def border(device: Device, kind: str, pad: bool) -> Launched:
 
 
 def _attended(x: np.ndarray, dy: np.ndarray, heads: int) -> dict[str, np.ndarray]:
-    """Return what the kernels give and take, for x (images, tokens, 3 C) in float64."""
+    """Return the inputs and outputs of the kernels, for x (images, tokens, 3 C) in float64."""
     images, tokens, width = x.shape
     size = width // 3 // heads
     query, key, value = x.reshape(images, tokens, 3, heads, size).transpose(2, 0, 3, 1, 4)

@@ -40,7 +40,7 @@ def run_case(device: Device, name: str, case: Callable[[Device], Launched]) -> L
 
 
 def _excess(got: np.ndarray, want: np.ndarray, launched: Launched) -> float:
-    """Return by how much the worst error exceeds its bound; at most 0 if none does."""
+    """Return the largest excess of an error over its bound; at most 0 if there is none."""
     ours, exact = got.astype(np.float64), want.astype(np.float64)
     excess = np.abs(ours - exact) - launched.relative * np.abs(exact) - launched.absolute
     return float(np.where(np.isnan(excess), np.inf, excess).max())

@@ -135,5 +135,5 @@ def _how_it_ended(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     if code is None:
         return f"no end after {CASE_SECONDS:.0f} s, or when the time of the stage was used up"
     errors.seek(0)
-    said = errors.read().decode(errors="replace").strip().splitlines()
-    return f"the process ended with exit code {code}: {said[-1] if said else 'no message'}"
+    printed = errors.read().decode(errors="replace").strip().splitlines()
+    return f"the process ended with exit code {code}: {printed[-1] if printed else 'no message'}"

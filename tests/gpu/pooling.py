@@ -10,9 +10,9 @@ from tests.gpu.layouts import constant, structure
 
 _POOLING = "ops/pooling/pooling.h"
 _CHANNELS = (19, 24)
-"""Of tensors that 16-byte accesses cannot and can read."""
+"""Numbers of channels that do not and do allow 16-byte accesses."""
 _SHAPE = (2, 11, 13)
-"""Images, rows and columns."""
+"""Number of images, rows and columns."""
 _WINDOWS = ((5, 1, 2), (3, 2, 1))
 """Kernel, stride, padding."""
 
@@ -95,7 +95,7 @@ def max_pool(
 
 
 def _spread(dy: np.ndarray, where: np.ndarray, shape: tuple[int, ...], window: tuple[int, ...]) -> np.ndarray:
-    """Add each element of dy to the input selected by its window."""
+    """Add each element of dy to the selected input of its window."""
     kernel, stride, padding = window
     image, row, column, channel = np.indices(dy.shape)
     rows = row * stride - padding + where // kernel

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from graph_train.ranks import team
 
-OF_ACTIVATIONS = 4
+ACTIVATION_DIMENSIONS = 4
 """Dimensions of (B, C, H, W) and (B, H, W, C)."""
 SUMS = ("reduce_sum", "reduce_mean", "graph_train_channel_", "graph_train_normalise_sums")
 """Beginnings of the names of OneFlow's ops and ours that add up activations."""
@@ -78,7 +78,7 @@ def _described(job: Any) -> dict[str, Any]:
     tensors, sums = job.helper.lbn2logical_blob_desc, []
     for op in job.net.op:
         read, written = (_first(argument) for argument in (op.user_conf.input, op.user_conf.output))
-        if not op.user_conf.op_type_name.startswith(SUMS) or len(tensors[read].shape.dim) != OF_ACTIVATIONS:
+        if not op.user_conf.op_type_name.startswith(SUMS) or len(tensors[read].shape.dim) != ACTIVATION_DIMENSIONS:
             continue
         sums.append([op.user_conf.op_type_name, types.Name(tensors[written].data_type)])
     return {"oneflow_amp": job.job_conf.enable_auto_mixed_precision, "sums": sums}

@@ -14,11 +14,11 @@ import numpy as np
 Work = Callable[[], object]
 _REPEATS = 50
 _SIZES = {"whole": (16, 80, 128, 7_200_000), "tiny": (1, 8, 16, 1000)}
-"""Batch, side of the maps, channels, parameters: the latter of yolov5s."""
+"""Batch size, side of the maps, channels, and parameters (those of yolov5s)."""
 
 
 def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """Return the work of our ops and a function that waits for it."""
+    """Return the cases with our ops, and a function that synchronises."""
     from kernels.framework.activation_type import ActivationType
     from kernels.ops.batch_norm.function import batch_norm
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
@@ -55,7 +55,7 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
 
 
 def pytorch(device: str, size: str) -> tuple[dict[str, Work], Work]:
-    """Return the same work in PyTorch: channels last, fused optimizer, with clipping and EMA."""
+    """Return the same cases in PyTorch: channels last, fused optimizer, with clipping and EMA."""
     import torch
 
     batch, side, channels, parameters = _SIZES[size]

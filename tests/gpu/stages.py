@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernels.host.cuda_devices import compute_capabilities
 from tests.gpu.base import Line
-from tests.gpu.budget import LEAST_FOR_SPEED, StageBudget
+from tests.gpu.budget import MIN_SPEED_SECONDS, StageBudget
 from tests.gpu.commands import run_command
 from tests.models.every_block import EVERY_BLOCK
 
@@ -54,8 +54,8 @@ def speed(budget: StageBudget, *, torch_python: str | None = None) -> Iterator[L
     """
     from benchmarks.step.competitors import find_torch  # needs more than NumPy, which is all that the first stage has
 
-    if budget.left() < LEAST_FOR_SPEED:
-        yield Line("speed", "ours", "SKIP", 0, f"{budget.left():.0f} s are left, {LEAST_FOR_SPEED} are needed")
+    if budget.left() < MIN_SPEED_SECONDS:
+        yield Line("speed", "ours", "SKIP", 0, f"{budget.left():.0f} s are left, {MIN_SPEED_SECONDS} are needed")
         return
     ours, problem = _times(budget, "ours", sys.executable)
     if problem is not None:

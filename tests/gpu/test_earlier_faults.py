@@ -59,8 +59,7 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
 
 
 def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
-    """It stored the concatenation of all gradients in float16 but those of BatchNorm in float32, which OneFlow rejects:
-    nothing could be compiled."""
+    """OneFlow's mixed precision mixed float16 and float32 gradients in one concatenation, which does not compile."""
     found = step_for_a_gpu(tmp_path, ranks=1)
     assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
     assert found["activations"] == "FLOAT16"
@@ -137,7 +136,7 @@ def test_tiles_avoid_broken_multi_paste(
 def test_empty_area_is_not_pasted_on_gpu(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There it covers the whole canvas; a slot without a tile had one."""
+    """On a GPU an empty area covers the whole canvas; slots without a tile had one."""
     define_pipelines(tmp_path, 0, monkeypatch)
     for drawing in drawings.values():
         assert drawing.fed["canvas"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.gpu.base import Launched, random_numbers, starter, together
+from tests.gpu.base import Launched, cooperative, random_numbers, starter
 from tests.gpu.boxes import CIOU, overlap
 from tests.gpu.copies import table_on
 from tests.gpu.devices import Device
@@ -34,7 +34,8 @@ _SMALL = LossSizes()
 
 
 def _labels(sizes: LossSizes) -> np.ndarray:
-    """Return (batch, slots, 5), the last quarter of the slots empty; many in few places, so that they meet in cells."""
+    """Return (batch, slots, 5) labels, of which the last quarter is empty; many are close together, so that they share
+    cells."""
     generator, shape = np.random.default_rng(5), (sizes.batch, sizes.slots)
     labels = np.zeros((*shape, 5), np.float32)
     labels[..., 0] = generator.integers(0, sizes.classes, shape)
@@ -66,7 +67,7 @@ def detection_loss(device: Device, sizes: LossSizes = _SMALL) -> Launched:
     args.scale, args.total = device.put(np.array([_SCALE], np.float32)), device.put(parts[:1])
     args.parts, args.counts = device.put(parts), device.put(np.zeros((levels, most), np.int64))
     args.sums, args.grid_counters = device.put(np.zeros((tiles, 3))), device.put(np.zeros(2, np.uint32))
-    start = together(device, "detection_loss", min(tiles, most), constant(_LOSS, "kLossThreads"), args)
+    start = cooperative(device, "detection_loss", min(tiles, most), constant(_LOSS, "kLossThreads"), args)
     wanted = [_level_loss(*one, labels, w) for one, w in zip(zip(maps, anchors, strict=True), balance, strict=True)]
     box, objectness, classes = (sum(parts[index] for parts, _, _ in wanted) for index in range(3))
     total = np.array([(box + objectness + classes) * sizes.batch])
@@ -153,7 +154,8 @@ def rebalance_levels(device: Device) -> Launched:
 _HYPER = np.array(
     [0.01, 0.02, 0.1, 0.0, 5e-4, 0.01, 0.9, 0.1, 0.999, 0.001, 0.3, 0.1, 1e-8, 0.99, 0.01, 0.5, 1.0], np.float32
 )
-"""As `Hyper` of update.h counts: three learning rates and decays, betas, corrections, EMA, loss scale, update."""
+"""Hyper vector in the order of `Hyper` in update.h: three learning rates and decays, betas, corrections, EMA, loss
+scale, update."""
 _MAX_NORM = 10.0
 
 
@@ -201,7 +203,7 @@ def _update(
     args.hyper, args.out = device.put(hyper), device.put(np.zeros(2, np.float32))
     args.squares, args.grid_counters = device.put(np.zeros(len(entries))), device.put(np.zeros(2, np.uint32))
     args.rule, args.max_norm = rule, _MAX_NORM
-    again = together(device, "update_parameters", len(entries), constant(_UPDATE, "kUpdateThreads"), args)
+    again = cooperative(device, "update_parameters", len(entries), constant(_UPDATE, "kUpdateThreads"), args)
     want, norm = _updated({name: values.astype(np.float64) for name, values in state.items()}, group, rule, case)
     got = device.get(args.out, np.zeros(2, np.float32))
     pairs = [(device.get(addresses[name], state[name]), want[name]) for name in _STATE if name != "gradient"]

@@ -1,4 +1,4 @@
-"""Views of test-time augmentation and the joining of their predictions."""
+"""Cases of test-time augmentation: views, and concatenation of their predictions."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def _weights(size: int, scaled: int) -> np.ndarray:
 
 
 def augmented_view(device: Device, planes: int = 6, border: float = 0.447) -> Launched:
-    """Scale mirrored images by 0.83 and others by 0.67, and fill them up."""
+    """Scale mirrored images by 0.83 and others by 0.67, with padding."""
     pairs, threads = [], constant(_VIEWS, "kViewThreads")
     images = np.random.default_rng(0).integers(0, 256, (planes, 96, 160), np.uint8)
     for rows, columns, mirrored in ((79, 132, True), (64, 107, False)):
@@ -33,7 +33,7 @@ def augmented_view(device: Device, planes: int = 6, border: float = 0.447) -> La
 
 
 def join_views(device: Device, images: int = 2, numbers: int = 9, width: float = 96.0) -> Launched:
-    """Join three views, of which two count in part."""
+    """Concatenate three views, two of which only in part."""
     views, parts, place = structure(_VIEWS, "JoinArgs")(), [], 0
     for index, (count, first, kept, scale, mirrored) in enumerate(
         ((500, 0, 480, 1.0, False), (500, 0, 500, 0.83, True), (300, 220, 80, 0.67, False))

@@ -24,7 +24,7 @@ TRAIN_IMAGES, VAL_IMAGES = 8, 4
 WIDTH, HEIGHT = 96, 64
 CLASSES = ("red", "green", "blue")
 COCO_NUMBERS = (3, 1, 4, 15)
-"""Image ids of the four images of val in the layout of COCO."""
+"""Image ids of the four validation images in COCO's layout."""
 _COLOURS = ((220, 40, 40), (40, 200, 40), (60, 60, 220))
 
 
@@ -97,7 +97,7 @@ def finding(folder: Path, data: Path) -> dict[str, Any]:
         images = np.stack([np.asarray(photo.resize((64, 64))).transpose(2, 0, 1) for photo in photos])
         network = tiny_network(seed=3).train()
         with flow.no_grad():
-            for _ in range(150):  # let running statistics converge to those of these images
+            for _ in range(150):  # lets the running statistics converge to those of these images
                 network(flow.tensor(images.astype(np.float32) / 255))
         steepen(network, images)
         network.names = list(CLASSES)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-LATER = (
+DEFERRED = (
     *("scipy", "matplotlib", "pycocotools", "pooch", "requests", "cv2", "onnx", "onnxruntime", "wandb", "mlflow"),
     "IPython",  # which PIL.ImageShow loads
 )
@@ -15,7 +15,7 @@ LATER = (
     "module", ["graph_train.launch.train", "graph_train.prediction.predict", "graph_train.validation.evaluate"]
 )
 def test_start_does_not_import_packages_needed_later(module: str) -> None:
-    code = f"import sys, {module}\nprint(*sorted(set({LATER!r}) & set(sys.modules)))"
+    code = f"import sys, {module}\nprint(*sorted(set({DEFERRED!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

@@ -39,7 +39,7 @@ print(digest(train(EagerStep)), digest(train(GraphStep)))
 """
 
 
-def said(code: str) -> str:
+def output_of(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
@@ -47,16 +47,16 @@ def said(code: str) -> str:
 
 @pytest.fixture(scope="module")
 def loaded_first() -> str:
-    return said(STOCK_OPS + AFTER)
+    return output_of(STOCK_OPS + AFTER)
 
 
 def test_plugin_changes_results(loaded_first: str) -> None:
-    """This makes the tests below meaningful."""
+    """Otherwise the tests below would prove nothing."""
     eager, graph = loaded_first.split()
     assert eager == graph
-    assert said(STOCK_OPS + "print(digest(train(EagerStep)))") != eager
+    assert output_of(STOCK_OPS + "print(digest(train(EagerStep)))") != eager
 
 
 @pytest.mark.parametrize("before", [BEFORE, GRAPH_BEFORE, BEFORE + GRAPH_BEFORE], ids=["eager", "graph", "both"])
 def test_executed_ops_switch_to_plugin_kernels(before: str, loaded_first: str) -> None:
-    assert said(STOCK_OPS + before + AFTER) == loaded_first
+    assert output_of(STOCK_OPS + before + AFTER) == loaded_first

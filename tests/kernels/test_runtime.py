@@ -22,7 +22,7 @@ def test_only_known_native_messages_are_hidden(capfd: pytest.CaptureFixture[str]
     assert "libibverbs" not in shown
     assert "E2026 conv.cpp:7] out of memory\n" in shown
     assert shown.endswith("last")
-    # With a GPU driver the second note says that something is wrong.
+    # With a GPU driver, the second message indicates a problem and must be shown.
     assert ("cuda_device_manager_factory" in shown) == runtime._GPU_DRIVER.exists()
 
 

@@ -14,7 +14,7 @@ from kernels.build.plugin_build import find_compiler
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
 
-# -O1 comes last and wins: with all optimisation the watched code takes several times as long to compile.
+# -O1 is last and takes precedence: with full optimisation, instrumented code compiles several times as slowly.
 COMPILER = """#!/bin/sh
 case " $* " in *" -shared "*) exec {compiler} -fsanitize=address,undefined "$@";; esac
 exec {compiler} "$@" -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer -g1 -O1 \
@@ -22,7 +22,7 @@ exec {compiler} "$@" -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-f
 """
 
 # Draws 8 rows into a target of 4.
-BEYOND_THE_END = """
+OUT_OF_BOUNDS = """
 import ctypes
 import numpy as np
 from kernels.plugin import load_plugin, plugin_library
@@ -69,16 +69,16 @@ def library(name: str) -> str:
 
 
 class SanitizedPython:
-    """Processes with the plugin as the sanitizers watch it.
+    """Processes with a plugin instrumented by sanitizers.
 
     Args:
-        folder: keeps what is compiled; belongs to one compiler and one set of flags.
-        reports: what the sanitizers write.
+        folder: cache of compiled files, for one compiler and one set of flags.
+        reports: folder for the sanitizers' reports.
     """
 
     def __init__(self, folder: Path, reports: Path) -> None:
         self.reports = reports
-        # Python and OneFlow keep memory until the end; that is not ours to judge.
+        # Leaks are ignored, because Python and OneFlow keep memory until the end.
         address = f"detect_leaks=0:detect_odr_violation=0:log_path={reports / 'found'}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
@@ -136,7 +136,7 @@ def sanitized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_cpu_kernels(sanitized: SanitizedPython) -> None:
     without = (
         "--deselect=tests/kernels/build/test_plugin_build.py",  # compiles a plugin in each test
-        # Of glibc's heaps, which ASan replaces.
+        # They measure glibc's heaps, which ASan replaces.
         "--deselect=tests/kernels/test_runtime.py::test_large_blocks_are_returned_to_system",
         "--deselect=tests/kernels/framework/test_graph_memory.py::test_compile_time_memory_is_freed",
     )
@@ -158,7 +158,7 @@ def test_cuda_steps(sanitized: SanitizedPython, kind: str, graph: bool) -> None:
 
 
 def test_out_of_bounds_access_is_detected(sanitized: SanitizedPython) -> None:
-    done = sanitized.run("-c", BEYOND_THE_END)
+    done = sanitized.run("-c", OUT_OF_BOUNDS)
     assert done.returncode != 0
     assert any("heap-buffer-overflow" in text and "draw" in text for text in sanitized.found(done))
 

@@ -18,7 +18,7 @@ HEAD = HeadGeometry(
     3,
 )
 ONE_CELL_SQUARE = HeadGeometry(np.array([[[1, 1]]], np.float32), (16.0,), 2)
-EVERYTHING = LossConfig(
+ALL_SETTINGS = LossConfig(
     cls_pw=0.7, obj_pw=1.4, fl_gamma=1.5, label_smoothing=0.1, gr=0.7, autobalance=True, sort_obj_iou=True
 )
 
@@ -86,7 +86,7 @@ def test_loss_without_labels_is_objectness_only() -> None:
     config = LossConfig(box=0.05, objectness=2.0, classes=0.5)
     maps = [np.zeros_like(raw) for raw in random_maps(HEAD)]
     parts, gradients = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(np.zeros((0, 6)), 4, 16))
-    # Even odds cost log 2 in every cell; the levels weigh 4, 1 and 0.4; the batch has 4 images.
+    # Probability 1/2 costs log 2 in every cell; the levels' weights are 4, 1 and 0.4; the batch has 4 images.
     objectness = 2.0 * (4 + 1 + 0.4) * math.log(2)
     np.testing.assert_allclose(parts, [4 * objectness, 0, objectness, 0], rtol=1e-6)
     for weight, gradient in zip((4, 1, 0.4), gradients, strict=True):
@@ -129,7 +129,7 @@ def test_gr_moves_objectness_target_towards_one() -> None:
     assert details.objectness_targets[0].numpy()[0, 5] == pytest.approx(0.6 + 0.4 * 0.25, abs=1e-6)
 
 
-@pytest.mark.parametrize("config", [LossConfig(), replace(EVERYTHING, autobalance=False)])
+@pytest.mark.parametrize("config", [LossConfig(), replace(ALL_SETTINGS, autobalance=False)])
 def test_padding_does_not_change_loss(config: LossConfig) -> None:
     maps, rows = random_maps(HEAD), random_rows(30)
     few = loss_and_gradients(DetectionLoss(HEAD, config), maps, pad_labels(rows, 4, 16))
@@ -149,7 +149,7 @@ def test_loss_scales_with_batch_size() -> None:
     np.testing.assert_allclose(twice, once * [2, 1, 1, 1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("config", [LossConfig(), EVERYTHING])
+@pytest.mark.parametrize("config", [LossConfig(), ALL_SETTINGS])
 def test_graph_matches_eager_bitwise(config: LossConfig) -> None:
     maps, labels = random_maps(HEAD), flow.tensor(pad_labels(random_rows(40), 4, 16))
     eager = LossAndGradients(DetectionLoss(HEAD, config), maps)
@@ -176,7 +176,7 @@ def test_autobalance_evens_out_levels() -> None:
 
 
 def test_balance_is_the_only_state() -> None:
-    assert list(DetectionLoss(HEAD, EVERYTHING).state_dict()) == ["balance"]
+    assert list(DetectionLoss(HEAD, ALL_SETTINGS).state_dict()) == ["balance"]
 
 
 def test_vanishing_unmatched_box_keeps_gradient_finite() -> None:
@@ -192,7 +192,7 @@ def test_vanishing_unmatched_box_keeps_gradient_finite() -> None:
 
 
 def test_gradient_step_lowers_loss() -> None:
-    # Along the gradient the loss grows at the rate of the gradient's norm; central difference in float32.
+    # Central difference along the gradient, in float32: the slope is the norm of the gradient.
     maps, labels = random_maps(HEAD), pad_labels(random_rows(30), 4, 16)
     # The targets depend on the predictions but count as constants: leave the objectness out.
     criterion = DetectionLoss(HEAD, LossConfig(objectness=0.0))

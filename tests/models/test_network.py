@@ -85,7 +85,7 @@ def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
     def gradients(model: DetectionModel) -> dict[str, np.ndarray]:
         model.train()
         (raw,) = model(_images(64, 8))
-        # A loss of the maps themselves would depend on little but their biases, which BatchNorm takes out again.
+        # A loss that is linear in the maps would depend on little but their biases, which BatchNorm removes.
         noise = np.random.default_rng(1).standard_normal(tuple(raw.shape)).astype(np.float32)
         (raw * flow.tensor(noise)).sum().backward()
         return {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
@@ -94,8 +94,8 @@ def test_bfloat16_gradients_are_close(kind: str, activation: str) -> None:
     exact = gradients(DetectionModel(spec, seed=3))
     rounded = gradients(in_bfloat16(DetectionModel(spec, seed=3)))
     longest = max(float(np.linalg.norm(gradient)) for gradient in exact.values())
-    telling = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
-    distances = {name: _distance(rounded[name], exact[name]) for name in telling}
+    significant = [name for name, gradient in exact.items() if np.linalg.norm(gradient) > 1e-3 * longest]
+    distances = {name: _distance(rounded[name], exact[name]) for name in significant}
     assert 1e-4 < max(distances.values()) < 0.1, distances
 
 
@@ -331,7 +331,7 @@ def test_custom_yaml_with_every_block(tmp_path: Path) -> None:
 
 
 def test_first_layer_may_take_image_repeatedly() -> None:
-    """As in the reference: four copies of the image, with weights split in four, give the same result."""
+    """As in the reference, four copies of the image give the same result with weights split in four."""
 
     def convolved(rows: list[list[Any]]) -> np.ndarray:
         backbone = [*rows, [-1, 1, "Conv", [8, 3, 2]]]

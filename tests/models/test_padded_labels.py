@@ -39,7 +39,7 @@ def test_padding_keeps_every_label(images: list[int]) -> None:
 
 
 def test_too_many_labels_raise() -> None:
-    with pytest.raises(ValueError, match="3 labels in one image but 2 slots"):
+    with pytest.raises(ValueError, match="3 labels in an image, but only 2 slots"):
         pad_labels(np.zeros((3, 6)), batch=1, capacity=2)
 
 

@@ -114,7 +114,7 @@ def test_row_with_head_width_is_not_scaled() -> None:
 
 def test_unknown_block_error_has_line_and_known_blocks(tmp_path: Path) -> None:
     message = _error(tmp_path, "C3, [16]", "C4, [16]")
-    assert "net.yaml:7: layer 1 asks for 'C4'; known blocks: " in message
+    assert "net.yaml:7: layer 1: unknown block 'C4'; known blocks: " in message
     assert all(name in message for name in BLOCKS)
 
 
@@ -122,16 +122,16 @@ def test_unknown_block_error_has_line_and_known_blocks(tmp_path: Path) -> None:
     ("old", "new", "expected"),
     [
         ("[16, 3, 2]", "['x', 3, 2]", "net.yaml:6: Conv has out_channels='x': must be an integer >= 1"),
-        ("[16, 3, 2]", "[]", "net.yaml:6: Conv lacks its argument 1, out_channels"),
+        ("[16, 3, 2]", "[]", "net.yaml:6: Conv needs argument 1, out_channels"),
         ("[16, 3, 2]", "[16, 3, 2, 1, 1, 1, True, 9]", "net.yaml:6: Conv has 8 arguments; it takes at most 7"),
         ("[16, 3, 2]", "[16, 3, 2, None, 5]", "net.yaml:6: Conv has groups=5, which does not divide its 3 channels"),
         ("C3, [16]", "C3, [16, 1]", "net.yaml:7: C3 has shortcut=1: must be True or False"),
-        ("[-1, 2, C3", "[-1, 0, C3", "net.yaml:7: C3 repeats 0 times"),
-        ("[-1, 2, C3", "[5, 2, C3", "net.yaml:7: C3 comes from 5: layer 1 can use 0 to 0, or -1 to -1"),
-        ("[-1, 1, Conv", "[5, 1, Conv", "net.yaml:6: Conv comes from 5: layer 0 takes the image: write -1"),
+        ("[-1, 2, C3", "[-1, 0, C3", "net.yaml:7: C3 is repeated 0 times"),
+        ("[-1, 2, C3", "[5, 2, C3", "net.yaml:7: C3 has input 5: layer 1 can use 0 to 0, or -1 to -1"),
+        ("[-1, 1, Conv", "[5, 1, Conv", "net.yaml:6: Conv has input 5: the input of layer 0 is the image: write -1"),
         ("[-1, 2, C3", "[[-1, 0], 2, C3", "net.yaml:7: C3 takes one input"),
         ("- [-1, 2, C3, [16]]", "- [-1, 2, C3]", "net.yaml:7: row"),
-        ("[nc, anchors]", "[3, anchors]", "net.yaml:9: Detect has 3 classes, nc is 2"),
+        ("[nc, anchors]", "[3, anchors]", "net.yaml:9: Detect has 3 classes, but nc is 2"),
         ("Detect, [nc, anchors]", "Conv, [8]", "the last row, and no other, must be Detect"),
         ("[[1], 1, Detect", "[[1, 0], 1, Detect", "net.yaml:9: 1 rows of anchors for 2 levels"),
         ("nc: 2", "nc: 0", "nc=0: must be an integer >= 1"),
@@ -141,8 +141,12 @@ def test_unknown_block_error_has_line_and_known_blocks(tmp_path: Path) -> None:
         ("[[10, 13, 16, 30]]", "nothing", "anchors='nothing'"),
         ("nc: 2", "activation: os.system('x')\nnc: 2", "is not an activation"),
         ("backbone:", "backbone: 7\nother:", "unknown key 'other'"),
-        ("nc: 2", "nc: [2", "not readable as yaml"),
-        ("[[1], 1, Detect, [nc, anchors]]", "[[0], 1, Detect, [nc, anchors]]", "net.yaml:7: nothing uses layer 1"),
+        ("nc: 2", "nc: [2", "invalid yaml"),
+        (
+            "[[1], 1, Detect, [nc, anchors]]",
+            "[[0], 1, Detect, [nc, anchors]]",
+            "net.yaml:7: the output of layer 1 is unused",
+        ),
     ],
 )
 def test_errors_have_file_line_and_remedy(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -156,7 +160,7 @@ def test_concat_of_different_strides_raises() -> None:
         "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [[-1, 0], 1, "Concat", [1]]],
         "head": [[[2], 1, "Detect", ["nc", "anchors"]]],
     }
-    with pytest.raises(ValueError, match=r"backbone row 2: Concat joins layers \[1, 0\] of different strides: 4, 2"):
+    with pytest.raises(ValueError, match=r"backbone row 2: Concat has inputs \[1, 0\] with different strides: 4, 2"):
         load_model_spec(config)
 
 
@@ -176,23 +180,23 @@ def test_activations_are_parsed_not_executed() -> None:
         (
             "Conv, [16, 3, 2]]",
             "Conv, [9000]]\n  - [-1, 1, Conv, [900000]]",
-            "net.yaml:7: Conv brings the network to more",
+            "net.yaml:7: Conv makes the network larger",
         ),
-        ("[16, 3, 2]", "[16, 1048575, 2]", "net.yaml:6: Conv brings the network to more than 2.1e+09 weights"),
-        ("[-1, 2, C3", "[-1, 999999999, C3", "net.yaml:7: C3 repeats 999999999 times: at most 1000"),
+        ("[16, 3, 2]", "[16, 1048575, 2]", "net.yaml:6: Conv makes the network larger than 2.1e+09 weights"),
+        ("[-1, 2, C3", "[-1, 999999999, C3", "net.yaml:7: C3 is repeated 999999999 times: at most 1000"),
         ("depth_multiple: 1.0", "depth_multiple: .nan", "depth_multiple=nan: must be a number above 0"),
         ("nc: 2", "nc: 99999999", "nc=99999999: must be at most 1048576"),
         (
             "nc: 2\ndepth_multiple: 1.0\nwidth_multiple: 1.0",
             "nc: 1048576\nwidth_multiple: 64",
-            "net.yaml:8: Detect brings the network to more than",
+            "net.yaml:8: Detect makes the network larger than",
         ),
         ("[[10, 13, 16, 30]]", "999999999", "anchors=999999999: must be"),
         ("[[10, 13, 16, 30]]", "[[10, .nan, 16, 30]]", "row of anchors [10, nan, 16, 30]"),
         ("[[10, 13, 16, 30]]", "[[10, -3, 16, 30]]", "row of anchors [10, -3, 16, 30]"),
         ("[[10, 13, 16, 30]]", "[[10, 1.0e+30, 16, 30]]", "row of anchors [10, 1e+30, 16, 30]"),
-        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, .inf]]", "scale_factor=inf: must be a whole number"),
-        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, 9999]]", "makes 5119488 cells"),
+        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, .inf]]", "scale_factor=inf: must be an integer"),
+        ("- [-1, 2, C3, [16]]", "- [-1, 1, nn.Upsample, [None, 9999]]", "enlarges a side of 1024 px to 5119488 cells"),
         ("nc: 2", f"activation: {'-' * 3000}1\nnc: 2", "is not an activation"),
         ("nc: 2", "activation: nn.LeakyReLU(1e999)\nnc: 2", "finite numbers"),
     ],

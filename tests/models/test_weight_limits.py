@@ -46,7 +46,7 @@ def test_network_configurations_are_plain() -> None:
 def test_copies_of_large_list_count_towards_limit() -> None:
     many = b"K\x07" * 50_000
     assert len(read_pickle(repeated_list(many, 10), LISTS)) == 50_000
-    with pytest.raises(PickleError, match="copies more than any weight file"):
+    with pytest.raises(PickleError, match="copies more items than any weight file"):
         read_pickle(repeated_list(many, 30), LISTS)
 
 
@@ -54,10 +54,10 @@ def test_copies_of_large_list_count_towards_limit() -> None:
     "key", [torch.text("k" * 2000), b"\x8a\xff" + b"\x7f" * 255, b"T" + b"\x88\x13\0\0" + b"k" * 5000]
 )
 def test_too_long_keys_raise(key: bytes) -> None:
-    with pytest.raises(PickleError, match="longer than any name"):
+    with pytest.raises(PickleError, match="too long"):
         read_pickle(b"\x80\x02}" + key + b"Ns.", LISTS)
     pairs = torch.named("collections", "OrderedDict") + b"](" + key + b"N\x86e\x85R"
-    with pytest.raises(PickleError, match="longer than any name"):
+    with pytest.raises(PickleError, match="too long"):
         read_pickle(b"\x80\x02" + pairs + b".", LISTS)
 
 
@@ -83,7 +83,7 @@ def test_modules_with_many_shared_entries_raise(tmp_path: Path) -> None:
     others = b"".join(torch.text(f"m{n}") + b"h\x02" for n in range(300))
     children = b"}(" + torch.text("m") + part + others + b"u"
     network = torch.module("models.yolo.Model", parameters={}, children={}, _modules=children)
-    with pytest.raises(ValueError, match="nested without end"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         load_weights(torch.write(tmp_path / "a.pt", torch.dict_of({"model": network}), {}))
 
 
@@ -107,7 +107,7 @@ def test_truncated_safetensors_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for length in (0, 5, 9, 20):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"a\.safetensors: empty, cut off or no safetensors file"):
+        with pytest.raises(ValueError, match=r"a\.safetensors: empty, truncated or not a safetensors file"):
             load_weights(path)
     # The format is still detected from the content.
     torch.write(path, torch.dict_of({"w": torch.tensor("0", ONES)}), {"0": ONES})
@@ -135,7 +135,7 @@ def oneflow_folder(folder: Path, names: int = 1) -> Path:
 def test_shared_tensors_are_limited(tmp_path: Path) -> None:
     few = load_weights(oneflow_folder(tmp_path / "few", names=4))
     assert all(np.array_equal(array, np.arange(1000)) for array in few.arrays.values())
-    with pytest.raises(ValueError, match="many: damaged: its tensors hold more numbers than its files"):
+    with pytest.raises(ValueError, match="many: damaged: its tensors have more elements than its files"):
         load_weights(oneflow_folder(tmp_path / "many", names=5))
 
 
@@ -149,7 +149,9 @@ def test_links_in_oneflow_folder_raise(linked: str, pickled: bool, tmp_path: Pat
         (folder / "pickled_data").unlink()
     os.rename(folder / linked, tmp_path / "elsewhere")
     (folder / linked).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=rf"saved/{linked}: a link.*; copy the folder with the files themselves"):
+    with pytest.raises(
+        ValueError, match=rf"saved/{linked}: (a link|not a regular file); copy the folder with its files"
+    ):
         load_weights(folder)
 
 
@@ -157,5 +159,5 @@ def test_pipe_in_oneflow_folder_does_not_block(tmp_path: Path) -> None:
     folder = oneflow_folder(tmp_path / "saved")
     (folder / "w" / "meta").unlink()
     os.mkfifo(folder / "w" / "meta")
-    with pytest.raises(ValueError, match="w/meta: a link or no regular file"):
+    with pytest.raises(ValueError, match="w/meta: not a regular file"):
         load_weights(folder)

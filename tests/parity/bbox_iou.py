@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from kernels.ops.bbox_iou.function import IouKind, bbox_iou, box_iou
 from kernels.runtime import Tensor, flow
-from tests.parity.harness import Mode, Report, Subject
+from tests.parity.harness import Mode, Report, Subject, recorded
 
 _FORMATS = ("xywh", "xyxy")
 _WIDE_GROUPS = ("tiny", "huge_aspect")
@@ -32,7 +32,7 @@ def _check_format(data: Mapping[str, Any], box_format: str, report: Report, mode
     box1, box2 = data[f"{box_format}_box1"], data[f"{box_format}_box2"]
     for kind in get_args(IouKind):
         values, gradient = _evaluate(box1, box2, kind, box_format == "xywh", mode)
-        wanted = expected(data, f"{box_format}_{kind}")
+        wanted = recorded(data, f"{box_format}_{kind}")
         report.close(f"{box_format} {kind}", values[~wide], wanted[~wide], atol=usual_atol)
         if wide.any():
             report.close(f"{box_format} {kind}, tiny and huge aspect", values[wide], wanted[wide], atol=1e-3)
@@ -42,19 +42,6 @@ def _check_format(data: Mapping[str, Any], box_format: str, report: Report, mode
     largest = np.abs(wanted[comparable]).max(axis=1, keepdims=True)
     scale = np.where(largest == 0, 1, largest)
     report.close(f"{box_format} ciou gradient", gradient[comparable] / scale, wanted[comparable] / scale, atol=1e-4)
-
-
-def expected(data: Mapping[str, Any], name: str) -> _Array:
-    """Return the recorded values, in double precision where only float32 is not finite.
-
-    The reference's CIoU divides by v - IoU + (1 + eps): 0 / 0 for equal boxes whose IoU rounds to 1 + 1.2e-7. Ours,
-    with 1 - IoU first, is 1 there, as the reference is in double precision.
-    """
-    single = data[name]
-    if f"{name}_float64" not in data:
-        return single
-    double = data[f"{name}_float64"]
-    return np.where(~np.isfinite(single) & np.isfinite(double), double, single).astype(np.float32)
 
 
 class _Overlap(flow.nn.Module):

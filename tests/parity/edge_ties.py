@@ -36,7 +36,7 @@ class EdgeTie:
     """A predicted edge next to an edge of its label."""
 
     distance: float
-    """In cells."""
+    """Gap between the two edges in cells."""
     move: LabelMove
     """The label with its edge just on the other side of the predicted one."""
     side: str

@@ -18,11 +18,11 @@ MODES: tuple[Mode, ...] = ("eager", "graph")
 
 
 INFORMATION = ("meta_json", "*_float64")
-"""Arrays that no check compares: where a file comes from, and double precision, to judge rounding."""
+"""Arrays that are not compared: provenance of a file, and values in double precision, to judge rounding errors."""
 
 
 _UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-"""What NumPy raises for damaged archives."""
+"""Exceptions of NumPy for damaged archives."""
 
 
 class VectorError(ValueError):
@@ -69,8 +69,22 @@ class VectorFile(Mapping[str, npt.NDArray[Any]]):
         return name in self._archive.files
 
     def unread(self) -> list[str]:
-        """Return the arrays that nobody has asked for."""
+        """Return the arrays that were not read."""
         return [name for name in self if name not in self._read]
+
+
+def recorded(vectors: Mapping[str, Any], name: str) -> npt.NDArray[np.float32]:
+    """Return the recorded values, in double precision where only float32 is not finite.
+
+    Where a file has `NAME_float64`, it shows what is rounding. The reference's CIoU divides by v - IoU + (1 + eps):
+    0 / 0 for equal boxes whose IoU rounds to 1 + 1.2e-7. Its gradient of width / height is 0 times infinity for boxes
+    that are 1e19 times wider than high. Ours are what the reference computes in double precision.
+    """
+    single = vectors[name]
+    if np.isfinite(single).all() or f"{name}_float64" not in vectors:
+        return np.asarray(single)
+    double = vectors[f"{name}_float64"]
+    return np.where(~np.isfinite(single) & np.isfinite(double), double, single).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ class Report:
 
     comparisons: list[Comparison] = field(default_factory=list)
     forgiven: list[str] = field(default_factory=list)
-    """Why a run that disagreed was repeated with its input changed; only `train` does that."""
+    """Reasons for repeating a disagreeing run with changed input; used by `train` only."""
     opened: list[VectorFile] = field(default_factory=list)
 
     def open(self, path: Path) -> VectorFile:
@@ -160,7 +174,7 @@ class Report:
 
 
 Check = Callable[[Path, Report, Mode], None]
-"""check(path of one .npz, report to fill, how to execute ours)."""
+"""Function of (path of an .npz, report to fill, mode of execution)."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +185,20 @@ class Subject:
     check: Check
     modes: Sequence[Mode] = MODES
     companions: tuple[str, ...] = ()
-    """Patterns of files that are read together with another and are no case of their own."""
+    """Patterns of files that are read together with another file and are not separate cases."""
     information: tuple[str, ...] = ()
-    """Patterns of arrays that need no comparison, beside `INFORMATION`."""
+    """Patterns of arrays that need no comparison, in addition to `INFORMATION`."""
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files of this kind in a folder, by name."""
         found = {path for pattern in self.patterns for path in folder.glob(pattern)}
         return sorted(path for path in found if not any(fnmatch(path.name, other) for other in self.companions))
+
+    def assert_agreement(self, folder: Path, mode: Mode) -> None:
+        """Check every file of this kind in a folder, which must have one."""
+        files = self.files(folder)
+        assert files
+        for path in files:
+            report = Report()
+            self.check(path, report, mode)
+            assert report.ok, (path.name, report.failures())

@@ -16,7 +16,7 @@ class QualityFocalLoss(flow.nn.Module):
         self._gamma, self._alpha = gamma, alpha
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets are float32 of the same shape, targets in [0, 1]."""
         distance = flow.abs(targets - flow.sigmoid(logits))
         return self.base(logits, targets) * class_weight(targets, self._alpha) * flow.pow(distance, self._gamma)
 
@@ -35,6 +35,6 @@ class BlurredCrossEntropy(flow.nn.Module):
         self._alpha = alpha
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element; logits and targets of one shape, float32, targets in [0, 1]."""
+        """Return the loss of each element; logits and targets are float32 of the same shape, targets in [0, 1]."""
         excess = flow.sigmoid(logits) - targets
         return self.base(logits, targets) * (1.0 - flow.exp((excess - 1.0) / (self._alpha + 1e-4)))

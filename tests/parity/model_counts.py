@@ -12,7 +12,7 @@ from models.spec import load_model_spec
 from tests.parity.harness import Mode, Report, Subject
 
 FOLDED_PARAMETERS = 15_000_000
-"""Networks up to this size are really folded; for larger ones that would take most of the time of the check."""
+"""Maximum size of networks that are actually folded; folding larger ones would take most of the time."""
 
 
 def _leaves(model: DetectionModel) -> int:

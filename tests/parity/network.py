@@ -1,5 +1,4 @@
-"""Parity of whole networks: raw maps, gradients, BatchNorm buffers, decoded boxes, norms of all layers, augmented
-inference.
+"""Parity of networks: raw maps, gradients, BatchNorm buffers, decoded boxes, layer norms, augmented inference.
 
 A file has the weights, or `weights_seed` for weights that everybody can make (`seeded_state`), which keeps it small.
 """

@@ -15,11 +15,11 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 ITERATIONS = 21
-"""As many as the run with a final state has."""
+"""Number of iterations of the run with a final state."""
 ACCUMULATING_ITERATIONS = 15
-"""Of the run that accumulates up to four batches."""
+"""Number of iterations of the run that accumulates up to four batches."""
 MAX_RECORDED = 32
-"""Elements of a final tensor that are kept."""
+"""Number of elements kept of each final tensor."""
 MODELS = ("yolov3-tiny", "yolov5n", "yolov5n6", "yolov5s-ghost")
 
 
@@ -99,6 +99,9 @@ CHOSEN: dict[str, Callable[[Arrays], Arrays]] = {
     "train_coslr": _sampled_run,
     "train_sgd": _first_iterations,
 }
+
+RECORDED_APART = ("loss_extreme",)
+"""Vectors that are not in FOLDER, beside those of networks with weights of a seed: raw outputs to -45."""
 
 
 def select(source: Path, target: Path) -> None:

@@ -3,14 +3,9 @@ from pathlib import Path
 import pytest
 
 from tests.parity.checkpoint import SUBJECT
-from tests.parity.harness import Mode, Report
+from tests.parity.harness import Mode
 
 
 @pytest.mark.parametrize("mode", SUBJECT.modes)
 def test_checkpoint_matches_reference(goldens: Path, mode: Mode) -> None:
-    files = SUBJECT.files(goldens)
-    assert files
-    for path in files:
-        report = Report()
-        SUBJECT.check(path, report, mode)
-        assert report.ok, report.failures()
+    SUBJECT.assert_agreement(goldens, mode)

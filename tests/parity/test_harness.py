@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.parity.harness import Report, VectorError, VectorFile
+from tests.parity.harness import Report, VectorError, VectorFile, recorded
 
 NAN, INF = float("nan"), float("inf")
 
@@ -104,3 +104,10 @@ def test_damaged_files(small_vectors: Path, tmp_path: Path, damage: str) -> None
         path.write_bytes(kinds[damage])
     with pytest.raises(VectorError, match=r"not a readable|not an \.npz|cannot be read"):
         dict(VectorFile(path))
+
+
+def test_float32_that_is_not_finite_gives_way_to_float64() -> None:
+    """0 / 0 for two equal boxes is the reference's rounding; where double precision is not finite either, NaN stays."""
+    single, double = np.array([np.nan, 0.5, np.nan], np.float32), np.array([1.0, 0.7, np.nan])
+    np.testing.assert_array_equal(recorded({"x": single, "x_float64": double}, "x"), np.array([1.0, 0.5, np.nan]))
+    np.testing.assert_array_equal(recorded({"x": single}, "x"), single)

@@ -1,14 +1,11 @@
 from pathlib import Path
 
-from tests.parity.harness import Report
+import pytest
+
+from tests.parity.harness import Mode
 from tests.parity.metrics import SUBJECT
 
 
-def test_metrics_match_reference(goldens: Path) -> None:
-    files = SUBJECT.files(goldens)
-    assert files
-    for path in files:
-        for mode in SUBJECT.modes:
-            report = Report()
-            SUBJECT.check(path, report, mode)
-            assert report.ok, (path.name, mode, report.failures())
+@pytest.mark.parametrize("mode", SUBJECT.modes)
+def test_metrics_match_reference(goldens: Path, mode: Mode) -> None:
+    SUBJECT.assert_agreement(goldens, mode)

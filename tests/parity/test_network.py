@@ -2,15 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.parity.harness import Mode, Report
+from tests.parity.harness import Mode
 from tests.parity.network import SUBJECT
 
 
 @pytest.mark.parametrize("mode", SUBJECT.modes)
 def test_network_matches_reference(goldens: Path, mode: Mode) -> None:
-    files = SUBJECT.files(goldens)
-    assert files
-    for path in files:
-        report = Report()
-        SUBJECT.check(path, report, mode)
-        assert report.ok, report.failures()
+    SUBJECT.assert_agreement(goldens, mode)

@@ -1,13 +1,11 @@
 from pathlib import Path
 
-from tests.parity.harness import Report
+import pytest
+
+from tests.parity.harness import Mode
 from tests.parity.schedules import SUBJECT
 
 
-def test_schedules_match_reference(goldens: Path) -> None:
-    files = SUBJECT.files(goldens)
-    assert files
-    for path in files:
-        report = Report()
-        SUBJECT.check(path, report, "eager")
-        assert report.ok, report.failures()
+@pytest.mark.parametrize("mode", SUBJECT.modes)
+def test_schedules_match_reference(goldens: Path, mode: Mode) -> None:
+    SUBJECT.assert_agreement(goldens, mode)

@@ -20,15 +20,15 @@ STRICT_ITERATIONS = 6
 MAX_TIES, MAX_CANDIDATES = 3, 4
 NORM_RTOL, ITEM_ATOL = 2e-3, 1e-6
 STATE_ARRAYS = ("final", "ema/", "ema_names", "ema_sample")
-"""Beginnings of the names of a final state, which short recordings do not have."""
+"""Prefixes of the names in a final state, which short recordings do not have."""
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
-MOVED_MEDIAN = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
+MEDIAN_MOVED = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
 """Median of "moved" (L2 of the error over L2 of what training changed) by group (biases, weights, BN weights), from the
 vectors' README."""
-MOVED_MOST = {"SGD": (0.05, 0.05, 0.2), "AdamW": (0.1, 0.25, 0.25), "Adam": (0.1, 0.25, 0.25)}
+MAX_MOVED = {"SGD": (0.05, 0.05, 0.2), "AdamW": (0.1, 0.25, 0.25), "Adam": (0.1, 0.25, 0.25)}
 """The same of every single tensor, beyond one rounding of its values; measured 0.005, 0.012, 0.02 with SGD, and 0.009,
 0.058, 0.072 with AdamW beyond a tie of edges. A tensor that is not updated has 1, one with the wrong sign 2."""
-STATISTICS_MOVED = 0.02
+MAX_STATISTICS_MOVED = 0.02
 """The same of running statistics; measured 6e-4 with SGD, 2e-3 with AdamW."""
 LAG_LIMITS = (0.05, 0.5)
 """Relative L2 of what the average is behind the model, of statistics and of parameters: measured 0.0005 and 0.06 with
@@ -78,7 +78,7 @@ def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) 
 
 
 def _agreeing(case: Case, run: Replay) -> npt.NDArray[np.bool_]:
-    """Return (iterations,) bool: whether loss, loss items and gradient norm are within tolerance."""
+    """Return whether loss, loss items and gradient norm are within tolerance, (iterations,) bool."""
     count = len(run.results)
     report = [Report() for _ in range(count)]
     for number, row in enumerate(report):
@@ -168,14 +168,14 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
         if name.endswith("num_batches_tracked"):
             report.exact(f"{kind}/{name}", got[name], value)
         elif name in groups:
-            limit = MOVED_MOST[optimizer][groups[name]]
+            limit = MAX_MOVED[optimizer][groups[name]]
             report.close(f"{kind}/{name}", max(error - rounding, 0.0), 0.0, atol=limit * change)
             if change > 0:
                 moved[groups[name]].append(error / change)
         elif name.endswith(("running_mean", "running_var")):
             report.close(f"{kind}/{name}", got[name], value, rtol=1e-3, atol=1e-4)
-            report.close(f"{kind}/{name}: moved", error / change if change else error, 0.0, atol=STATISTICS_MOVED)
-    for group, limit in enumerate(MOVED_MEDIAN[optimizer]):
+            report.close(f"{kind}/{name}: moved", error / change if change else error, 0.0, atol=MAX_STATISTICS_MOVED)
+    for group, limit in enumerate(MEDIAN_MOVED[optimizer]):
         report.close(f"{kind}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
 
 
@@ -192,7 +192,7 @@ def _compare_lengths(case: Case, kind: str, run: Replay, sampled: "_Sampled", re
         whole, sample = run.arrays[prefix + name], sampled.values[name]
         moved = _norm(sample - start[name]) * np.sqrt(whole.size / sample.size)
         rounding = _norm(np.spacing(np.abs(whole)))
-        limit = MOVED_MOST[optimizer][group] * moved + rounding
+        limit = MAX_MOVED[optimizer][group] * moved + rounding
         report.close(f"{kind}/{name}: L2", _norm(whole), lengths[name], atol=limit)
 
 

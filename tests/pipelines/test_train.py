@@ -19,8 +19,8 @@ from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import blended_hits, label_hits, rendered_index, unlabelled_patches
 
-STILL = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)
-"""Default geometry without changes of colour."""
+GEOMETRY_ONLY = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)
+"""Default geometry, without colour augmentation."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ Make = Callable[..., TrainPipeline]
 def make(index: ImageIndex) -> Iterator[Make]:
     made: list[TrainPipeline] = []
 
-    def build(augment: AugmentConfig = STILL, **changes: object) -> TrainPipeline:
+    def build(augment: AugmentConfig = GEOMETRY_ONLY, **changes: object) -> TrainPipeline:
         settings: dict[str, object] = {"batch_size": 8, "image_px": 256, "seed": 3, "workers": 2}
         given = settings | changes
         made.append(TrainPipeline(given.pop("index", index), augment, **given))  # type: ignore[arg-type]
@@ -56,14 +56,14 @@ def assert_same(one: Batch, other: Batch) -> None:
 @pytest.mark.parametrize(
     ("augment", "limit"),
     [
-        (STILL, 0.95),
-        (replace(STILL, flipud=0.5), 0.95),
-        (replace(STILL, mosaic=0.0), 0.95),
-        (replace(STILL, rect=True), 0.95),
-        (replace(STILL, quad=True), 0.95),
-        (replace(STILL, degrees=15, shear=4), 0.9),
-        (replace(STILL, perspective=0.0005), 0.9),
-        (replace(STILL, degrees=0.01), 0.95),  # an almost identical warp, to test the alignment of that path
+        (GEOMETRY_ONLY, 0.95),
+        (replace(GEOMETRY_ONLY, flipud=0.5), 0.95),
+        (replace(GEOMETRY_ONLY, mosaic=0.0), 0.95),
+        (replace(GEOMETRY_ONLY, rect=True), 0.95),
+        (replace(GEOMETRY_ONLY, quad=True), 0.95),
+        (replace(GEOMETRY_ONLY, degrees=15, shear=4), 0.9),
+        (replace(GEOMETRY_ONLY, perspective=0.0005), 0.9),
+        (replace(GEOMETRY_ONLY, degrees=0.01), 0.95),  # an almost identical warp, to test the alignment of that path
     ],
     ids=lambda value: "",
 )
@@ -78,21 +78,21 @@ def test_boxes_match_pixels(make: Make, augment: AugmentConfig, limit: float) ->
     every = np.concatenate(hits)
     assert len(every) > 60
     assert every.mean() >= limit
-    # What stays below a tenth of its area, or is all but hidden, loses its label by the reference's rule.
+    # By the reference's rule, boxes that keep less than a tenth of their area lose their label.
     assert lost <= 0.1 * len(every)
 
 
 @pytest.mark.parametrize("changes", [{}, {"flipud": 0.5}, {"mosaic9": 0.5}, {"degrees": 0.01}], ids=str)
 def test_boxes_match_pixels_in_mixup(make: Make, changes: dict[str, Any]) -> None:
-    batches = list(make(replace(STILL, mixup=1.0, **changes)).epoch(0))
+    batches = list(make(replace(GEOMETRY_ONLY, mixup=1.0, **changes)).epoch(0))
     hits = np.concatenate([blended_hits(b.images, b.labels) for b in batches])
     assert len(hits) > 60
     assert hits.mean() >= 0.97
 
 
 def test_boxes_match_pixels_in_nine_image_mosaics(make: Make) -> None:
-    # Later images cover parts of earlier ones there, labels stay, as in the reference.
-    batches = list(make(replace(STILL, mosaic9=1.0)).epoch(0))
+    # Later images cover parts of earlier ones; labels are kept, as in the reference.
+    batches = list(make(replace(GEOMETRY_ONLY, mosaic9=1.0)).epoch(0))
     hits = np.concatenate([label_hits(b.images, b.labels) for b in batches])
     assert len(hits) > 60
     assert hits.mean() >= 0.9
@@ -101,10 +101,10 @@ def test_boxes_match_pixels_in_nine_image_mosaics(make: Make) -> None:
 def test_pasted_objects_match_labels(make: Make, tmp_path: Path) -> None:
     outlined = rendered_index(tmp_path, polygons=True)
     with_copies, without = (
-        list(make(replace(STILL, copy_paste=share), index=outlined).epoch(0)) for share in (0.8, 0.0)
+        list(make(replace(GEOMETRY_ONLY, copy_paste=share), index=outlined).epoch(0)) for share in (0.8, 0.0)
     )
     assert sum(len(b.labels) for b in with_copies) > 1.15 * sum(len(b.labels) for b in without)
-    # Copies may touch or partly hide other objects (by up to 30 %), so a few patches are not found whole.
+    # Copies may touch or partly cover other objects (by up to 30 %), so a few patches are incomplete.
     hits = np.concatenate([label_hits(b.images, b.labels) for b in with_copies])
     assert np.median(hits) >= 0.95
     assert hits.mean() >= 0.85
@@ -165,7 +165,7 @@ def test_uneven_batches_are_split_among_ranks(make: Make, index: ImageIndex, ran
     parts = [list(make(index=small, batch_size=4, shard=Shard(rank, ranks)).epoch(0)) for rank in range(ranks)]
     first = np.concatenate([part[0].indices for part in parts])
     assert first.tolist() == whole[0].indices.tolist()
-    # One image for several ranks: all have it.
+    # A single image is processed by all ranks.
     assert all(part[1].indices.tolist() == whole[1].indices.tolist() for part in parts)
 
 
@@ -182,7 +182,7 @@ def test_quad_images_stay_on_one_rank(make: Make, index: ImageIndex) -> None:
 def test_shard_rows() -> None:
     shards = [Shard(rank, 3) for rank in range(3)]
     for count in range(12):
-        rows = [row for shard in shards if shard.counts_here(count) for row in range(count)[shard.rows(count)]]
+        rows = [row for shard in shards if shard.owns_rows(count) for row in range(count)[shard.rows(count)]]
         assert rows == list(range(count))
         most = max(len(range(count)[shard.rows(count)]) for shard in shards)
         assert most <= shards[0].max_rows(count)
@@ -210,14 +210,14 @@ def test_batch_image_sizes_can_be_set(make: Make) -> None:
 
 
 def test_quad_joins_four_images(make: Make) -> None:
-    batches = list(make(replace(STILL, quad=True)).epoch(0))
+    batches = list(make(replace(GEOMETRY_ONLY, quad=True)).epoch(0))
     assert [b.images.shape for b in batches] == [(2, 3, 512, 512)] * 3
     with pytest.raises(ValueError, match="multiple of 4"):
-        make(replace(STILL, quad=True), batch_size=6)
+        make(replace(GEOMETRY_ONLY, quad=True), batch_size=6)
 
 
 def test_rectangular_batches_fit_their_images(make: Make, index: ImageIndex) -> None:
-    batches = list(make(replace(STILL, rect=True)).epoch(0))
+    batches = list(make(replace(GEOMETRY_ONLY, rect=True)).epoch(0))
     aspect = index.sizes[:, 1] / index.sizes[:, 0]
     order = np.concatenate([b.indices for b in batches])
     assert np.all(np.diff(aspect[order]) >= 0)
@@ -226,12 +226,12 @@ def test_rectangular_batches_fit_their_images(make: Make, index: ImageIndex) -> 
         assert max(height, width) == 256
         assert height % 32 == width % 32 == 0
     with pytest.raises(ValueError, match="rect cannot be used with"):
-        make(replace(STILL, rect=True)).epoch(0, sizes=[256] * 3)
+        make(replace(GEOMETRY_ONLY, rect=True)).epoch(0, sizes=[256] * 3)
 
 
 def test_warp_and_region_resize_match(make: Make) -> None:
-    direct = next(make(replace(STILL, scale=0.1)).epoch(0))
-    warped = next(make(replace(STILL, scale=0.1, degrees=1e-9)).epoch(0))
+    direct = next(make(replace(GEOMETRY_ONLY, scale=0.1)).epoch(0))
+    warped = next(make(replace(GEOMETRY_ONLY, scale=0.1, degrees=1e-9)).epoch(0))
     assert np.array_equal(direct.indices, warped.indices)
     assert np.allclose(direct.labels, warped.labels, atol=1e-5)
     assert np.abs(direct.images.astype(int) - warped.images).mean() < 2  # grey levels: edges are blurred once more
@@ -284,7 +284,7 @@ def test_pass_after_failed_pass_is_complete(make: Make, tmp_path: Path, degrees:
     """Batches queued when the file was missing must not appear in the next pass."""
     index = rendered_index(tmp_path, images=12, seed=1)
     settings = {"index": index, "batch_size": 2, "image_px": 128}
-    augment = replace(STILL, degrees=degrees, mosaic=0.0)
+    augment = replace(GEOMETRY_ONLY, degrees=degrees, mosaic=0.0)
     expected = list(make(augment, **settings).epoch(0))
     missed = expected[3].paths[0]
     pipeline, content = make(augment, **settings), missed.read_bytes()
@@ -326,7 +326,7 @@ def test_colours_are_unchanged_without_gain(make: Make, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "noise.png")
     noise = _reindexed(rendered_index(tmp_path, images=1), tmp_path / "noise.png")
-    centre = replace(STILL, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
+    centre = replace(GEOMETRY_ONLY, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
     shown = next(make(centre, index=noise, batch_size=1).epoch(0)).images[0]
     assert np.array_equal(shown, pixels.transpose(2, 0, 1))
 
@@ -337,9 +337,9 @@ def test_file_rejected_by_dali_is_decoded_on_host(
 ) -> None:
     """GPU decoders reject some files that others accept, here with bytes between segments."""
     index = rendered_index(tmp_path, images=9, seed=1)
-    augment = replace(STILL, degrees=changes.get("degrees", 0.0))
+    augment = replace(GEOMETRY_ONLY, degrees=changes.get("degrees", 0.0))
     settings = {"index": index, "batch_size": 2, "image_px": 128, "cache": changes.get("cache")}
-    # Kept as files: decoded images need no decoder.
+    # Cached as files, because decoded images need no decoder.
     monkeypatch.setattr("pipelines.pixels.image_cache._fits_decoded", lambda index, free: False)
     expected = list(make(augment, **settings).epoch(0))
     content = index.paths[3].read_bytes()
@@ -360,7 +360,7 @@ def test_every_file_format_gives_same_pixels(make: Make, tmp_path: Path, kind: s
     picture = Image.open(plain.paths[0])
     path, expected = _save_as(picture, tmp_path, kind)
     odd = _reindexed(plain, path)
-    centre = replace(STILL, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
+    centre = replace(GEOMETRY_ONLY, mosaic=0.0, translate=0.0, scale=0.0, fliplr=0.0)
     shown = next(make(centre, index=odd, batch_size=1).epoch(0)).images[0]
     Image.fromarray(expected).save(tmp_path / "expected.png")
     wanted = next(make(centre, index=_reindexed(plain, tmp_path / "expected.png"), batch_size=1).epoch(0)).images[0]
@@ -413,7 +413,7 @@ def _save_as(picture: Image.Image, folder: Path, kind: str) -> tuple[Path, np.nd
 )
 def test_invalid_settings_raise(make: Make, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(STILL, **changes)
+        make(GEOMETRY_ONLY, **changes)
 
 
 def test_batches_are_prefetched(make: Make) -> None:
@@ -428,4 +428,4 @@ def test_batches_are_prefetched(make: Make) -> None:
         waited.wait(0.1)
     assert made.ready.full()
     assert_same(next(batches), next(make().epoch(0)))
-    next(pipeline.epoch(1))  # ends the pass that was never finished
+    next(pipeline.epoch(1))  # ends the unfinished pass

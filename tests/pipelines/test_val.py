@@ -88,7 +88,7 @@ def test_geometry_maps_back_to_file(make: Make, index: ImageIndex) -> None:
             )
             boxes = index.labels[number][:, 1:].astype(np.float64)
             true = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), axis=1)
-            # The shorter side is rounded up to whole pixels; the border before rounding leaves no trace.
+            # The shorter side is rounded up to integer pixels; the unrounded border does not matter.
             scaled_hw = np.ceil(np.array(info.original_hw) * 320 / max(info.original_hw))
             expected = true * np.tile(scaled_hw[::-1], 2) / info.ratio_hw[0]
             assert np.abs(back - expected).max() <= 0.05

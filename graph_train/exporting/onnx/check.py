@@ -68,15 +68,16 @@ def check_onnx(model: ModelProto, network: DetectionModel, settings: OnnxSetting
 
 
 def largest_difference(values: Array, expected: Array) -> float:
-    """Return the largest difference, measured in each column by its largest magnitude, which counts as 1 at least.
+    """Return the largest difference, relative to the largest magnitude in its column or 1, whichever is larger.
 
-    Rounding grows with the image, not with a single coordinate: a box at the left border is as exact as any other.
+    Rounding errors grow with the size of the image, not with single coordinates: those of a box at the left border are
+    as large as any other's.
 
     Args:
         values: (..., columns), coordinates in px and confidences.
         expected: of the same shape.
     Returns:
-        The difference; infinite where shapes differ or a number is not finite.
+        The difference; infinite if shapes differ or a value is not finite.
     """
     if values.shape != expected.shape or not (np.isfinite(values).all() and np.isfinite(expected).all()):
         return float("inf")

@@ -103,9 +103,9 @@ def write_suppression(
     by_box = writer.reshaped(confidence, [0, -1], "by_box")
     nothing = writer.add("Mul", [by_box, writer.constant(0.0, "zero")], "nothing")
     kept = writer.add("GatherND", [by_box, place], "kept")
-    only_kept = writer.add("ScatterND", [nothing, place, kept], "only_kept")
+    kept_scores = writer.add("ScatterND", [nothing, place, kept], "kept_scores")
     count = _number_of_rows(writer, predictions, settings.max_det, boxes)
-    best, rows = writer.add_many("TopK", [only_kept, count], ["best", "rows"], axis=1)
+    best, rows = writer.add_many("TopK", [kept_scores, count], ["best", "rows"], axis=1)
     rows = writer.reshaped(rows, [0, -1, 1], "row_numbers")
     columns = [
         writer.add("GatherND", [corners, rows], "best_corners", batch_dims=1),

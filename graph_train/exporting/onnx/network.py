@@ -82,7 +82,7 @@ def _write_layers(writer: GraphWriter, network: DetectionModel, settings: OnnxSe
             with writer.scope(name):
                 return write_decoding(writer, module, sources, cells)
         made[layer.index] = write_module(writer, module, sources if layer.kind == "Concat" else sources[0], name)
-    raise AssertionError("a network ends with its head")
+    raise AssertionError("the last layer must be the head")
 
 
 def _cells(network: DetectionModel, settings: OnnxSettings) -> Sequence[tuple[int, int]]:

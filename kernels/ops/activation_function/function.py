@@ -1,7 +1,7 @@
 """Elementwise activation functions other than SiLU, which is fused into `batch_norm` and `add_bias`.
 
-Float32, bfloat16 or (on CUDA) float16, and so are the gradients; arithmetic is in float32. The references are the
-modules of `oneflow.nn` of the same names.
+Values and gradients are float32, bfloat16 or (on CUDA) float16; arithmetic is in float32. The references are the
+`oneflow.nn` modules of the same names.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
 FUNCTIONS = ("ReLU", "ReLU6", "LeakyReLU", "ELU", "Hardswish", "Mish", "GELU", "Sigmoid", "Tanh")
-"""By the numbers that the ops know them by (`ActivationKind` in `activation_function.h`); GELU is the exact one."""
+"""Functions in the order of `ActivationKind` in `activation_function.h`; GELU is the exact one."""
 
 
 def activate(x: Tensor, function: str, parameter: float = 0.0) -> Tensor:

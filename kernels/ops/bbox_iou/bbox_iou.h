@@ -1,8 +1,8 @@
 // Overlap of one pair of boxes and its derivative: shared by the CPU and the CUDA kernels.
 //
-// The order of operations is that of function.py (YOLOv5's). Results differ from it by roundings all the same: the
-// arc tangent is a polynomial, and cpu.cpp lets a product and a sum be contracted to one operation. There are no
-// branches, so that a loop over pairs can be vectorised.
+// The order of operations is that of function.py (YOLOv5's, but for the derivative of the aspect ratio). Results differ
+// from it by roundings all the same: the arc tangent is a polynomial, and cpu.cpp lets a product and a sum be contracted
+// to one operation. There are no branches, so that a loop over pairs can be vectorised.
 #ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
 #define GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
 
@@ -92,6 +92,20 @@ GT_HOST_DEVICE Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
 }
 
 constexpr double kAspectScale = 0.40528473456935108578;  // 4 / pi^2
+constexpr double kSmallestSide = 1.1754943508222875e-38;  // the smallest float whose reciprocal is finite
+
+// Derivative of `grad` times atan(width / height). Sides are divided by the longer one first: the quotient, or the square
+// of a side, leaves the range of floats long before the derivative does (a height of 1e-20 beside a width of 1).
+template<typename T>
+GT_HOST_DEVICE void aspect_gradient(T width, T height, T grad, T* grad_width, T* grad_height) {
+  const T size_width = width < T(0) ? -width : width, size_height = height < T(0) ? -height : height;
+  const T longer = larger(larger(size_width, size_height), T(kSmallestSide));
+  const T relative_width = width / longer, relative_height = height / longer;
+  const T square = larger(relative_width * relative_width + relative_height * relative_height, T(1));
+  const T scale = grad / (longer * square);
+  *grad_width = scale * relative_height;
+  *grad_height = -scale * relative_width;
+}
 
 // What the value and the derivative have in common.
 template<typename T>
@@ -184,17 +198,12 @@ GT_HOST_DEVICE void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T
     grad_down = grad_distance2 * T(0.5) * down;
   }
   if (kind == IouKind::kCiou) {
-    const T ratio_a = a.width / a.height, ratio_b = b.width / b.height;
-    const T turn = arc_tangent(ratio_b) - arc_tangent(ratio_a);
+    const T turn = arc_tangent(b.width / b.height) - arc_tangent(a.width / a.height);
     const T aspect = T(kAspectScale) * (turn * turn);
     const T alpha = aspect / (T(1) - terms.iou + aspect + eps);
     const T grad_turn = -grad * alpha * (T(2 * kAspectScale) * turn);
-    const T grad_ratio_a = -grad_turn / (T(1) + ratio_a * ratio_a);
-    const T grad_ratio_b = grad_turn / (T(1) + ratio_b * ratio_b);
-    aspect_a_width = grad_ratio_a / a.height;
-    aspect_a_height = -grad_ratio_a * ratio_a / a.height;
-    aspect_b_width = grad_ratio_b / b.height;
-    aspect_b_height = -grad_ratio_b * ratio_b / b.height;
+    aspect_gradient(a.width, a.height, -grad_turn, &aspect_a_width, &aspect_a_height);
+    aspect_gradient(b.width, b.height, grad_turn, &aspect_b_width, &aspect_b_height);
   }
 
   const T grad_intersection = grad / terms.union_area - grad_union;

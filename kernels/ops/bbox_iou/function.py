@@ -13,10 +13,14 @@ from kernels.runtime import Tensor, flow
 
 IouKind = Literal["iou", "giou", "diou", "ciou"]
 
+_SMALLEST_SIDE = 1.1754943508222875e-38
+"""The smallest float32 whose reciprocal is finite."""
+
 
 def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool = True, eps: float = 1e-7) -> Tensor:
-    """Return the overlap of matched box pairs. It is 1 (less eps) for equal boxes, negative down to -1 (CIoU: -2) for
-    distant ones.
+    """Return the overlap of matched box pairs.
+
+    It is 1 (less eps) for equal boxes, and negative down to -1 (CIoU: -2) for distant ones.
 
     Args:
         box1, box2: (..., 4), float32 or float64, the same shape, dtype and device; any unit of length.
@@ -26,7 +30,7 @@ def bbox_iou(box1: Tensor, box2: Tensor, *, kind: IouKind = "ciou", xywh: bool =
         eps: keeps divisions finite; YOLOv5 uses 1e-7. A box with w = h = 0 in centre form still has the CIoU NaN.
     Returns:
         (...), dtype of the inputs. Gradients reach both boxes: the aspect weight alpha counts as a constant, a tied
-        minimum or maximum gives half to each side, an overlap of exactly zero width passes the gradient on.
+        minimum or maximum passes half of the gradient to each side, and an overlap of exactly zero width passes it on.
     Raises:
         ValueError: unknown kind, or shapes or dtypes that differ. Values are not inspected, that would stall a device.
     """
@@ -63,11 +67,33 @@ def bbox_iou_reference(
     if kind == "diou":
         return iou - distance2 / diagonal2
 
-    aspect = (4 / math.pi**2) * flow.square(flow.atan(width2 / height2) - flow.atan(width1 / height1))
+    turn = _AspectAngle.apply(width2, height2) - _AspectAngle.apply(width1, height1)
+    aspect = (4 / math.pi**2) * flow.square(turn)
     with flow.no_grad():
         # In this order no sum is exactly 0 when rounding makes the IoU of equal boxes exceed 1 by a bit.
         alpha = aspect / (1 - iou + aspect + eps)
     return iou - (distance2 / diagonal2 + aspect * alpha)
+
+
+class _AspectAngle(flow.autograd.Function):
+    """Arc tangent of width / height.
+
+    Its derivative is computed from sides divided by the longer one, because the quotient and the squares of sides leave
+    the range of floats long before the derivative does: YOLOv5's is NaN for a box of 1 by 1e-20 cells.
+    """
+
+    @staticmethod
+    def forward(context: Any, width: Tensor, height: Tensor) -> Tensor:
+        context.save_for_backward(width, height)
+        return flow.atan(width / height)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        width, height = context.saved_tensors
+        longer = flow.maximum(width.abs(), height.abs()).clamp(min=_SMALLEST_SIDE)
+        width, height = width / longer, height / longer
+        scale = gradient / (longer * (width * width + height * height).clamp(min=1.0))
+        return scale * height, -scale * width
 
 
 @cache

@@ -8,7 +8,7 @@ from kernels.framework.in_place import subtract
 from kernels.runtime import Tensor, flow
 
 UPDATED = 1
-"""Where the result of `update_parameters` says whether the weights were updated."""
+"""Index in the result of `update_parameters` that tells whether the weights were updated."""
 
 
 def begin_step(

@@ -21,7 +21,7 @@ def add_bias(x: Tensor, bias: Tensor, *, silu: bool = False, to_float32: bool = 
         ValueError: `silu` if a gradient is required.
     """
     if silu and flow.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
-        raise ValueError("add_bias with silu has no gradient: use batch_norm with silu, or apply SiLU apart")
+        raise ValueError("add_bias with silu has no gradient: use batch_norm with silu, or apply SiLU separately")
     return _function(ActivationType.of(x.dtype), silu, to_float32).apply(x, bias)
 
 

@@ -7,6 +7,7 @@
 #include "native/common.h"
 #include "native/onednn.h"
 #include "ops/convolution/pointwise.h"
+#include "ops/convolution/winograd.h"
 
 namespace graph_train {
 
@@ -153,6 +154,9 @@ void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, floa
   }
   if (is_pointwise(pass, shape) && !shape.bfloat16_activations) {
     return convolve_pointwise(pass, shape, static_cast<float*>(x), weights, static_cast<float*>(y));
+  }
+  if (is_winograd(pass, shape)) {
+    return convolve_winograd(pass, shape, static_cast<float*>(x), weights, static_cast<float*>(y));
   }
   const std::lock_guard<std::mutex> lock(dnnl_mutex());
   try {

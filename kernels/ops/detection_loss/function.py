@@ -90,8 +90,7 @@ def detection_loss(
     Args:
         maps: per level (B, rows, columns, anchors * (5 + classes)) float32 raw predictions, `split(0)` over ranks.
         labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
-            label. A class above the head's is the caller's mistake: on a CPU the op stops, on CUDA such a label has no
-            positive class.
+            label. For a class above the head's, the op fails on a CPU; on CUDA the label has no positive class.
         settings: from `loss_settings`.
         balance: (levels,) float32, objectness weights of the levels.
         scale: (n,) float32, n >= 1; the first number multiplies the gradients: loss scale times loss factor.
@@ -138,7 +137,7 @@ class _DetectionLoss(flow.autograd.Function):
         inputs = (*maps, labels, settings, balance, scale)
         total, parts, *gradients = dispatch.call_many(_loss_op(len(maps)), inputs)
         context.save_for_backward(*gradients)
-        context.mark_non_differentiable(parts)  # otherwise OneFlow would fill a zero gradient
+        context.mark_non_differentiable(parts)  # otherwise OneFlow would create a gradient of zeros
         return total, parts
 
     @staticmethod
@@ -149,7 +148,7 @@ class _DetectionLoss(flow.autograd.Function):
 def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, balance: Tensor, scale: Tensor) -> None:
     levels = len(maps)
     if not 1 <= levels <= MAX_LEVELS:
-        raise ValueError(f"{levels} maps: the loss takes 1 to {MAX_LEVELS} levels")
+        raise ValueError(f"{levels} maps: the loss supports 1 to {MAX_LEVELS} levels")
     anchors, rest = divmod(settings.numel() - len(LossSetting), 2 * levels)
     if settings.ndim != 1 or rest or anchors < 1 or tuple(balance.shape) != (levels,) or scale.numel() < 1:
         raise ValueError(
@@ -168,4 +167,4 @@ def _check_shapes(maps: Sequence[Tensor], labels: Tensor, settings: Tensor, bala
                 f"{tuple(labels.shape)} and {anchors} anchors"
             )
         if shape[3] != maps[0].shape[3]:
-            raise ValueError(f"map {shape}: other channels than the first level's {tuple(maps[0].shape)}")
+            raise ValueError(f"map {shape}: channels differ from the first level's {tuple(maps[0].shape)}")

@@ -1,10 +1,10 @@
 """Resampling of an image region to pixels: the reference in NumPy and the plugin's kernel, bitwise equal.
 
-A target pixel is the weighted mean of source pixels around its centre, along each axis: of two neighbours by distance
-("linear"); or, where a region shrinks, of all under a triangle twice as wide as a target pixel ("triangle", for
-antialiasing), or of all that the target pixel covers, by area ("area", OpenCV's INTER_AREA). Beyond the edges the
-outermost pixels count on. Weights are rounded to 11 bits with an exact sum, and all sums are integers, so no order of
-evaluation can change a bit.
+A target pixel is the weighted mean of source pixels around its centre, along each axis: two neighbours weighted by
+distance ("linear"); or, if a region shrinks, all pixels under a triangle twice as wide as a target pixel ("triangle",
+for antialiasing), or all that the target pixel covers, weighted by area ("area", OpenCV's INTER_AREA). Beyond the
+edges, the outermost pixels are repeated. Weights are rounded to 11 bits with an exact sum, and all sums are integers,
+so no order of evaluation can change a bit.
 """
 
 import ctypes
@@ -26,18 +26,20 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
 
     Args:
         crop: (h, w, 3) uint8; contiguous pixels and channels.
-        region: top, left, bottom, right in px of the crop, fractional; top > bottom or left > right mirrors.
+        region: top, left, bottom, right in px of the crop, fractional; top > bottom or left > right mirrors it.
         target: (3, rows, columns) uint8 output; rows must be contiguous.
         filter: see the module's docstring.
     Raises:
         ValueError: the plugin is not loaded, or shapes, types or layout differ from the above.
     """
     if crop.ndim != 3 or crop.shape[2] != 3 or crop.dtype != np.uint8 or crop.strides[1:] != (3, 1):
-        raise ValueError(f"crop {crop.dtype} {crop.shape}: uint8 (h, w, 3) with contiguous rows is needed")
+        raise ValueError(f"crop {crop.dtype} {crop.shape}: must be uint8 (h, w, 3) with contiguous rows")
     if target.ndim != 3 or target.shape[0] != 3 or target.dtype != np.uint8 or target.strides[2] != 1:
-        raise ValueError(f"target {target.dtype} {target.shape}: uint8 (3, h, w) with contiguous rows is needed")
+        raise ValueError(f"target {target.dtype} {target.shape}: must be uint8 (3, h, w) with contiguous rows")
     if 0 in crop.shape or 0 in target.shape or not target.flags.writeable:
-        raise ValueError(f"crop {crop.shape}, target {target.shape}: neither may be empty, the target must be writable")
+        raise ValueError(
+            f"crop {crop.shape}, target {target.shape}: must not be empty, and the target must be writable"
+        )
     if not all(math.isfinite(edge) for edge in region):
         raise ValueError(f"region {region}: must be finite")
     edges = (ctypes.c_double * 4)(*region)
@@ -86,13 +88,13 @@ def axis_weights(
     reach = {"linear": 1.0, "triangle": wide, "area": (wide + 1.0) / 2.0}[filter]
     # Triangle: the weight is its height. Area: the covered part of each source pixel.
     slope = 1.0 if filter == "area" else reach
-    most = math.ceil(2.0 * reach)
-    taps = min(most, source)
+    max_taps = math.ceil(2.0 * reach)
+    taps = min(max_taps, source)
     centre = begin + (np.arange(target) + 0.5) * step
     first = np.ceil(centre - 0.5 - reach).astype(np.int64)
     start = np.clip(first, 0, source - taps)
     shares, total = np.zeros((target, taps)), np.zeros(target)
-    for k in range(most):
+    for k in range(max_taps):
         share = np.clip((reach - np.abs((first + k) + 0.5 - centre)) / slope, 0.0, 1.0)
         shares[np.arange(target), np.clip(first + k, start, start + taps - 1) - start] += share
         total += share

@@ -18,7 +18,7 @@ def flatten_tensors(tensors: Sequence[Tensor]) -> Tensor:
         ValueError: no tensor.
     """
     if not tensors:
-        raise ValueError("no tensors: need at least one")
+        raise ValueError("no tensors given; at least one is required")
     with flow.no_grad():
         if not plugin.is_loaded():
             return flattened(tensors)

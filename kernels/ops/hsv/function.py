@@ -21,14 +21,14 @@ def write_planes(picture: np.ndarray, tables: np.ndarray | None, target: np.ndar
     """
     height, width = picture.shape[:2]
     if picture.shape != (height, width, 3) or target.shape != (3, height, width):
-        raise ValueError(f"picture {picture.shape} and planes {target.shape}: (h, w, 3) and (3, h, w) are needed")
+        raise ValueError(f"picture {picture.shape} and planes {target.shape}: must be (h, w, 3) and (3, h, w)")
     if picture.dtype != np.uint8 or target.dtype != np.uint8 or not target.flags.writeable:
         raise ValueError(f"picture {picture.dtype} and planes {target.dtype}: both must be uint8, the planes writable")
     if target.strides[2] != 1:
-        raise ValueError(f"planes with strides {target.strides}: neighbours in a row must be neighbours in memory")
+        raise ValueError(f"planes with strides {target.strides}: rows must be contiguous")
     if tables is not None:
         if tables.shape != (3, 256) or tables.dtype != np.uint8 or tables[0].max() >= 180:
-            raise ValueError(f"tables {tables.dtype} {tables.shape}: uint8 (3, 256) with hues below 180 are needed")
+            raise ValueError(f"tables {tables.dtype} {tables.shape}: must be uint8 (3, 256) with hues below 180")
         tables = np.ascontiguousarray(tables)
     interleaved = picture.strides[1:] == (3, 1)
     if not interleaved and (tables is None or picture.strides[1] != 1):

@@ -15,7 +15,8 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 def max_pool(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     """Apply max pooling with square windows to (B, H, W, C).
 
-    Padding is never selected, NaN always, and the first of equal values. The gradient goes to the selected value.
+    Padding is never selected and NaN always is; of equal values, the first one is. The gradient goes to the selected
+    value.
 
     Args:
         x: activation, with padding at least as large as the window.

@@ -10,7 +10,7 @@ from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
 Borders = tuple[int, int, int, int]
-"""Pixels left, right, at the top, at the bottom."""
+"""Border widths in pixels: left, right, top, bottom."""
 
 
 def space_to_depth(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from kernels.ops.flatten.function import flattened
 from kernels.runtime import Tensor, flow
 
 MAX_GRADIENT_NORM = 10.0
-"""L2 norm of all gradients together that is left as it is, as in YOLOv5."""
+"""Default limit of the L2 norm of all gradients together, as in YOLOv5."""
 
 UpdateRule = Literal["sgd", "adam", "adamw"]
 
@@ -109,7 +109,7 @@ class UpdateState:
     averages: Sequence[Tensor]
     """Moving average of each parameter."""
     groups: Sequence[int]
-    """Which learning rate and weight decay of the hyper vector apply to each parameter: 0, 1 or 2."""
+    """Group of each parameter (0, 1 or 2), which selects its learning rate and weight decay in the hyper vector."""
     gradient_sum: Tensor
     """(n,): accumulated gradient, still scaled by the loss scale; zero after an update."""
     first_moment: Tensor
@@ -138,7 +138,7 @@ class UpdateState:
 
     @property
     def elements(self) -> int:
-        """n."""
+        """Number of elements of all parameters."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     def cut(self, flat: Tensor) -> list[Tensor]:
@@ -283,7 +283,7 @@ def update_parameters_reference(
     new = _RULES[rule](old, unscaled * clip, scalars)
     average = flattened(state.averages)
     moved = average * scalars[HyperIndex.EMA_DECAY] + new.parameter * scalars[HyperIndex.ONE_MINUS_EMA_DECAY]
-    # `where` and not a product with 0 or 1: a NaN that is not selected must vanish.
+    # `where` instead of a product with 0 or 1, because a NaN that is not selected must not propagate.
     _assign_parts(state, state.parameters, flow.where(updates, new.parameter, old.parameter))
     _assign_parts(state, state.averages, flow.where(updates, moved, average))
     assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
@@ -345,7 +345,7 @@ def _check_arguments(rule: str, state: UpdateState, gradients: Sequence[Tensor])
     if len(gradients) == 1 and tuple(gradients[0].shape) == (state.elements,):
         return
     if len(gradients) != len(state.parameters):
-        raise ValueError(f"{len(state.parameters)} parameters and {len(gradients)} gradients: need one of each")
+        raise ValueError(f"{len(state.parameters)} parameters, but {len(gradients)} gradients")
     for index, (parameter, gradient) in enumerate(zip(state.parameters, gradients, strict=True)):
         if tuple(gradient.shape) != tuple(parameter.shape):
             raise ValueError(

@@ -1,4 +1,5 @@
-"""Convolution weights in the order and data type of activations, all of a network in one op each way."""
+"""Conversion of a network's convolution weights to the layout and type of activations, in one op forward and
+backward."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +11,7 @@ from kernels.runtime import Tensor, flow
 
 
 def pack_weights(weights: Sequence[Tensor], activation_type: ActivationType) -> list[Tensor]:
-    """Reorder and round convolution weights; gradients come back in the weights' own order, in float32.
+    """Reorder and round convolution weights; their gradients have the original layout, in float32.
 
     Args:
         weights: (O, I, KH, KW) float32 each; at least one.

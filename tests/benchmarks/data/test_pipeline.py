@@ -39,10 +39,10 @@ def test_reports_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert (row["imgsz"], row["threads"], row["device"]) == (64, 1, "cpu")
         assert row["images_per_second"] > 0
     assert picture.stat().st_size > 5000
-    said = capsys.readouterr().out
-    assert "Stages, each alone" in said
+    output = capsys.readouterr().out
+    assert "Stages, each alone" in output
     if find_torch(None, NEEDED) is None:
-        assert NO_OPENCV in said
+        assert NO_OPENCV in output
 
 
 def test_rejects_interpreter_without_opencv(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +84,6 @@ def test_opencv_loader_boxes_match_pixels(tmp_path: Path, opencv_python: Path) -
         worker.call("save_samples", count=24, file=str(tmp_path / "samples.npz"))
     with np.load(tmp_path / "samples.npz") as samples:
         images, labels = samples["images"], samples["labels"]
-    hits = label_hits(images, labels, contrast=40)  # colours change: they cannot be switched off there
+    hits = label_hits(images, labels, contrast=40)  # the OpenCV loader always changes colours
     assert len(hits) > 60
     assert np.median(hits) > 0.9

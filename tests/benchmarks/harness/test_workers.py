@@ -21,7 +21,7 @@ def test_worker_survives_errors_and_reports_each(tmp_path: Path) -> None:
             worker.call("once", kind="nothing")
         assert worker.call("once", kind="copy") > 0
     with Worker("steps", "benchmarks.step.step_worker", threads=1) as worker:
-        with pytest.raises(ValueError, match=r"steps: .*no_such_network"):  # the user's mistake
+        with pytest.raises(ValueError, match=r"steps: .*no_such_network"):  # a user error
             worker.call("describe", folder=str(tmp_path), model="no_such_network", batch_size=1, imgsz=64)
         assert set(worker.call("processor_ms")) == {"main_thread", "process"}
 

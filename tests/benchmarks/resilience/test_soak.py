@@ -19,7 +19,7 @@ def test_memory_is_in_megabytes() -> None:
         resident, shared = map(int, Path(f"/proc/{child.pid}/statm").read_text().split()[1:3])
         child.stdin.close()
     page = os.sysconf("SC_PAGE_SIZE")
-    # The kernel sums pages over processors now and then only.
+    # The kernel updates these sums over processors only occasionally.
     assert found["rss_mb"] == pytest.approx(resident * page / 1e6, rel=0.02)
     assert found["shared_mb"] <= shared * page / 1e6
 

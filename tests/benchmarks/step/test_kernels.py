@@ -25,7 +25,7 @@ def measured(words: list[str], folder: Path) -> dict[str, Any]:
 
 def test_fused_ciou_is_faster(tmp_path: Path) -> None:
     ratios: list[float] = []
-    # Idle: about 25. A real loss shows every time; other work on the machine, for which threads wait, does not.
+    # About 25 on an idle machine. Repeated, because a real slowdown shows every time, but other load does not.
     while not ratios or (max(ratios) <= 2 and len(ratios) < 3):
         result = measured(["ciou"], tmp_path)
         assert [row["kernel"] for row in result["rows"]] == [CIOU]

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
-from benchmarks.step.ops import NOBODY, NOTHING, OWN, PLUGIN, computed_by
+from benchmarks.step.ops import NO_KERNEL, NOTHING, OWN, PLUGIN, computed_by
 from benchmarks.step.ops_worker import launches_by_part
 from kernels.framework.coverage import uncovered_ops
 
@@ -18,7 +18,7 @@ def test_op_owner() -> None:
     assert computed_by("concat", covered) == computed_by("graph_train_convolution", covered) == PLUGIN
     assert computed_by("where", covered) == OWN
     assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NOTHING
-    assert computed_by("graph_train_bbox_iou", covered) == NOBODY
+    assert computed_by("graph_train_bbox_iou", covered) == NO_KERNEL
     ops = ("where", "concat", "graph_train_bbox_iou", "identity", "tick_conf")
     assert uncovered_ops(ops, covered) == ["graph_train_bbox_iou", "where"]
 
@@ -53,7 +53,7 @@ def _check(step: dict[str, Any], convolutions: int) -> None:
     parts = launches_by_part(started)
     assert parts["loss"] <= 3
     assert parts["update"] <= 3
-    # Casts would mean that a layer leaves the type of the activations.
+    # Casts would mean that a layer does not keep the activation type.
     assert [name for name in started if name.startswith("cast")] == []
 
 

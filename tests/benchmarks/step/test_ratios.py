@@ -33,7 +33,7 @@ def shortfalls(comparison: Comparison, *, plugin: str, stock: str, graph: str, e
 
 def test_plugin_is_faster_than_stock_and_graph_not_slower_than_eager(point: Point) -> None:
     found = []
-    # A real loss of speed shows every time; a burst of other work on the machine does not.
+    # Repeated, because a real slowdown shows every time, but a burst of other load does not.
     for _ in range(ATTEMPTS):
         comparison = measured(point, "plugin-graph", "plugin-eager", "stock-eager")
         slow = shortfalls(

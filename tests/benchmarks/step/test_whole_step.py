@@ -103,7 +103,7 @@ def test_older_results_report_missing_groups() -> None:
     (table,) = whole_step.tables(old)
     assert table.columns == whole_step.COLUMNS
     assert [cell[:4] for cell in shown(old, "against it")] == ["1", "2.00", "2.00", "2.00", "2.00"]
-    assert any(note.startswith("e: ran in turn with other processes of a") for note in table.notes)
+    assert any(note.startswith("e: measured with other processes of a") for note in table.notes)
     assert not any("other processes" in note for note in whole_step.tables(body(old["rows"][:4], []))[0].notes)
 
 

@@ -12,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
 from benchmarks.step.competitors import find_torch
-from benchmarks.training.accuracy import CURVES, at_the_end, comparisons, measured, plot, tables
+from benchmarks.training.accuracy import CURVES, comparisons, mean_of_last_fifth, measured, plot, tables
 from benchmarks.training.accuracy_trainings import SIDES
 from tests.graph_train.tiny import TINY
 
@@ -31,8 +31,8 @@ def cfg(tmp_path: Path) -> str:
 
 
 def test_final_metrics_average_last_fifth() -> None:
-    assert at_the_end([9.0] * 8 + [1.0, 2.0]) == 1.5
-    assert at_the_end([9.0, 3.0]) == 3.0
+    assert mean_of_last_fifth([9.0] * 8 + [1.0, 2.0]) == 1.5
+    assert mean_of_last_fifth([9.0, 3.0]) == 3.0
 
 
 def test_best_epoch_has_highest_fitness() -> None:
@@ -46,7 +46,7 @@ def test_pairs_share_seed() -> None:
     # Order of the trainings does not matter; differences 0.1 and 0.3: mean 0.2, deviation sqrt(2) / 10, error / sqrt(2)
     rows = [row("amp", 1, 0.8), row("float32", 1, 0.5), row("float32", 0, 0.2), row("amp", 0, 0.3)]
     found = comparisons([*rows, row("float32", 2, 0.9), row("pytorch", 0, 0.1)])
-    assert found.keys() == {"amp - float32"}  # of PyTorch there is one pair only
+    assert found.keys() == {"amp - float32"}  # PyTorch has only one pair
     measured = found["amp - float32"]["map"]
     assert measured["pairs"] == 2
     assert measured["float32_mean"] == pytest.approx(0.35)
@@ -150,7 +150,7 @@ def test_adds_precision_and_seed_to_finished_trainings(tmp_path: Path, cfg: str)
     assert sorted(first) == [(0, "amp"), (0, "float32"), (1, "amp"), (1, "float32")]
     assert all(len(curve) == 2 for curve in first.values())
     assert first[0, "amp"] != first[0, "float32"]
-    # The first epoch of a pair is the same but for rounding; another seed has other images and weights.
+    # The first epochs of a pair differ by rounding only; another seed has other images and weights.
     assert first[0, "amp"][0] == pytest.approx(first[0, "float32"][0], rel=0.02)
     assert picture.stat().st_size > 0
     kept = {path: path.stat().st_mtime_ns for path in work.iterdir()}

@@ -75,8 +75,8 @@ def test_xml_files_next_to_images(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write_voc(tmp_path / "x", split, ("dog", 0, 1, 1, 21, 16))
         (tmp_path / split).mkdir()
-        for inner, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
-            (tmp_path / "x" / inner / f"{split}.{ending}").rename(tmp_path / split / f"{split}.{ending}")
+        for inner, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+            (tmp_path / "x" / inner / f"{split}.{suffix}").rename(tmp_path / split / f"{split}.{suffix}")
     flags = ["--train", str(tmp_path / "train"), "--val", str(tmp_path / "valid"), "--output", str(tmp_path / "yolo")]
     assert main(["convert", *flags]) == 0
     assert [len(labels) for labels in read(tmp_path / "yolo", "val").labels] == [1]

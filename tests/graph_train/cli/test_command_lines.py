@@ -1,6 +1,8 @@
 """Usage errors: a one-line message, exit code 2, and no files left behind."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -56,8 +58,16 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-train --epochs abc", "--epochs: invalid int value: 'abc'"),
         ("graph-train --dist-timeout nan", "--dist-timeout nan: must be at most"),
         ("graph-train --dist-timeout 0", "--dist-timeout 0.0: must be at least 1"),
-        ("graph-train --weights yolov5s", "yolov5s: no such weight file; did you mean yolov5s.pt?"),
-        ("graph-val --weights yolov5x6", "did you mean yolov5x6.pt?"),
+        ("graph-train --lr0 0.1", "--lr0: a hyper-parameter, not a flag; write it to a yaml file and give that"),
+        ("graph-train --hsv-h=0.1", "--hsv-h: a hyper-parameter, not a flag"),
+        ("graph-train data=x.yaml epochs=3", "unexpected argument 'data=x.yaml'; did you mean --data x.yaml?"),
+        ("graph-val batch_size=3", "unexpected argument 'batch_size=3'; did you mean --batch-size 3?"),
+        ("graph-train --weights yolov5s", "yolov5s: no such weight file; did you mean yolov5s.pt, the published"),
+        ("graph-val --weights yolov5x6", "did you mean yolov5x6.pt, the published weights?"),
+        ("graph-val --weights runs/yolov5s.pt", "runs/yolov5s.pt: no such weight file; did you mean yolov5s.pt, the"),
+        ("graph-train --weights yolov5s-seg.pt", "published weights that can be loaded are yolov5n.pt, yolov5s.pt,"),
+        ("graph-train --weights http://x/yolov5s.pt", "http://x/yolov5s.pt: weights are not loaded from URLs; use"),
+        ("graph-train --weights http://x/own.pt", "not loaded from URLs; download the file and give its path"),
         ("graph-train --epochs 1e3", "invalid int value: '1e3'"),
         ("graph-train --epochs nan", "invalid int value: 'nan'"),
         ("graph-train --epochs -5", "--epochs -5: must be at least 1"),
@@ -116,7 +126,7 @@ def test_unwritable_project_is_a_user_error(empty_folder: Path, capsys: pytest.C
     (empty_folder / "taken").write_text("a file")
     code, message = run_command("graph-train", ["--cfg", "yolov5n.yaml", "--project", "taken"], capsys)
     assert code == 2
-    reason = "the folder for results cannot be made (File exists)"
+    reason = "the results folder cannot be created (File exists)"
     assert message == f"graph-train: taken/exp: {reason}; choose another --project or --name"
 
 
@@ -126,3 +136,25 @@ def test_undecodable_names(empty_folder: Path, capsys: pytest.CaptureFixture[str
     assert code == 2 and r"a \xff\n.yaml: no such dataset yaml" in message
     code, message = run_command("graph-train", [f"--{name}"], capsys)
     assert code == 2 and r"unknown flag --a \udcff .yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        ("train", "--bbox-iou-optim"),
+        ("val", "--conf-thres"),
+        ("predict", "--vid-stride"),
+        ("export", "--opset"),
+        ("check", "--anchor-t"),
+    ],
+)
+def test_help_imports_nothing_heavy(module: str, flag: str) -> None:
+    code = (
+        f"import sys\nfrom graph_train.cli.{module} import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy', 'cv2', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert flag in done.stdout

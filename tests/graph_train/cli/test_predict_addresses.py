@@ -208,5 +208,5 @@ def test_stalled_stream_is_reported(
 def test_streams_need_extra(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.data.video.importlib.util.find_spec", lambda _: None)
     for source in ("0", "rtsp://127.0.0.1:9/x"):
-        with pytest.raises(ValueError, match=f"^{source}: videos need OpenCV: uv sync --extra video"):
+        with pytest.raises(ValueError, match=f"^{source}: videos need OpenCV: uv sync .*--extra video"):
             graph_train.predict(weights=weights, source=source, project=tmp_path)

@@ -143,7 +143,7 @@ def test_stock_kernels_give_close_results(finished: tuple[Path, str], tmp_path: 
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Kernels: OneFlow's own" in done.stdout
     plugin, stock = ([float(cell) for cell in rows(folder)[1][1:4]] for folder in (run, tmp_path / "stock"))
-    assert stock == pytest.approx(plugin, rel=1e-3)  # of the first epoch; then rounding has grown
+    assert stock == pytest.approx(plugin, rel=1e-3)  # compared in the first epoch only, as rounding errors grow
 
 
 @pytest.mark.parametrize(
@@ -175,17 +175,6 @@ def test_unknown_block_is_rejected_by_name(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Konv" in done.stderr
     assert "Conv" in done.stderr.replace("Konv", "")
-
-
-def test_help_does_not_import_oneflow() -> None:
-    code = (
-        "import sys; from graph_train.cli.train import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit: pass\n"
-        "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--bbox-iou-optim" in done.stdout
 
 
 @pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])

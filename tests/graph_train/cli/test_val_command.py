@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ from graph_train.detection.augmented_views import VIEWS, AugmentedInference, Vie
 from graph_train.detection.detector import load_detector
 from graph_train.detection.label_files import write_label_file
 from graph_train.host.failures import USER_ERROR
-from graph_train.settings.val_options import val_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.val_options import ValOptions
 from graph_train.validation import evaluate as evaluation
 from graph_train.validation.evaluate import evaluate
 from kernels.ops.augmented_views.function import ViewRows
@@ -65,17 +64,6 @@ def flags(data_set: Path, weights: Path, folder: Path, *more: str) -> list[str]:
     return [*as_flags(weights=weights, data=data_set, project=folder, device="cpu"), *size, *more]
 
 
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom graph_train.cli.val import main\n"
-        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-        "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--conf-thres" in done.stdout
-
-
 def test_writes_all_outputs(data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(data_set, weights, tmp_path, "--save-json", "--save-txt", "--save-conf", "--max-det", "20")) == 0
     out = capsys.readouterr().out
@@ -93,6 +81,26 @@ def test_writes_all_outputs(data_set: Path, weights: Path, tmp_path: Path, capsy
     assert (tmp_path / "exp/PR_curve.png").exists()
 
 
+def test_coco_results_are_saved_without_being_asked(
+    data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "coco").mkdir()
+    images = sorted((data_set.parent / "images/val").iterdir())
+    (tmp_path / "coco/val2017.txt").write_text("".join(f"{image}\n" for image in images))
+    coco = tmp_path / "coco.yaml"
+    coco.write_text("path: coco\ntrain: val2017.txt\nval: val2017.txt\nnames: [circle, square]\n")
+    common = ("--noplots", "--eager", "--conf-thres", "0.01")
+    assert main(flags(coco, weights, tmp_path / "runs", *common)) == 0
+    assert json.loads((tmp_path / "runs/exp/tiny_predictions.json").read_text())
+    assert "--conf-thres 0.01: above 0.001, " in capsys.readouterr().out
+    for others in (("--save-hybrid",), ("--task", "speed")):
+        assert (
+            main(flags(coco, weights, tmp_path / "runs", *(common if len(others) == 1 else common[:2]), *others)) == 0
+        )
+        assert ("labels count as detections" in capsys.readouterr().out) == (len(others) == 1)
+    assert [file.parent.name for file in tmp_path.rglob("*_predictions.json")] == ["exp"]
+
+
 def test_eager_matches_graph(data_set: Path, weights: Path, tmp_path: Path) -> None:
     common = {
         "weights": weights,
@@ -103,7 +111,7 @@ def test_eager_matches_graph(data_set: Path, weights: Path, tmp_path: Path) -> N
         "noplots": True,
         "project": str(tmp_path),
     }
-    found = [evaluate(val_options(**common, graph=graph)).results[0] for graph in (True, False)]
+    found = [evaluate(options_of(ValOptions, {**common, "graph": graph})).results[0] for graph in (True, False)]
     assert found[0].means == found[1].means
     assert found[0].images == 5
 
@@ -172,7 +180,7 @@ def test_view_round_trip(view: View) -> None:
 
 
 def test_a_view_of_the_size_of_a_small_image_has_its_own_graph(weights: Path) -> None:
-    """At 64 px the view at 0.83 is filled up to 64 px again, as float32, while the image is uint8."""
+    """At 64 px, the view at 0.83 is padded to 64 px, but is float32, while the image is uint8."""
     images = np.random.default_rng(3).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
     graph, eager = (
         load_detector([weights], device="cpu", graph=graph, augment=True)(images)[0] for graph in (True, False)
@@ -218,13 +226,13 @@ def test_label_file_known_values(tmp_path: Path) -> None:
 )
 def test_inapplicable_settings_are_rejected(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        val_options(**given)
+        options_of(ValOptions, given)
 
 
 def test_mismatched_class_names_warn(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """This happens when `--data` is forgotten and the built-in data set has the same number of classes."""
+    """Warn if `--data` is forgotten and the built-in data set has the same number of classes."""
     for names, reported in (("[circle, cell]", True), ("[circle, square]", False)):
         other = data_set.with_name("other.yaml")
         other.write_text(f"train: images/val\nval: images/val\nnames: {names}\n")
@@ -256,5 +264,9 @@ def test_data_set_label_files_are_not_overwritten(weights: Path, tmp_path: Path)
     (root / "data.yaml").write_text("train: images\nval: images\nnames: [circle, square]\n")
     flags = {"data": str(root / "data.yaml"), "weights": (str(weights),), "imgsz": 64, "noplots": True}
     with pytest.raises(ValueError, match=r"p\.txt: a result would overwrite a source image or label"):
-        evaluate(val_options(**flags, project=str(tmp_path), name="set", exist_ok=True, save_txt=True))
+        evaluate(
+            options_of(
+                ValOptions, {**flags, "project": str(tmp_path), "name": "set", "exist_ok": True, "save_txt": True}
+            )
+        )
     assert (root / "labels" / "p.txt").read_text() == "0 .5 .5 .2 .2\n"

@@ -15,7 +15,7 @@ from models.weights import save_weights
 from tests.graph_train.tiny import steepen, tiny_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 96), np.uint8)
-"""As of the job."""
+"""Modes of `executed_ops_job`."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_all_detection_ops_have_plugin_kernels(tmp_path: Path, weights: Path, vi
     views_ops = {("graph_train_augmented_view", "plugin"), ("graph_train_join_views", "plugin")}
     assert (views_ops <= executed) == (views == "augment")
     assert ("graph_train_suppress", "plugin") in executed
-    assert {op for op, whose in executed if whose == "OneFlow"} <= {*COPIES, "empty"}  # uninitialised memory
+    assert {op for op, owner in executed if owner == "OneFlow"} <= {*COPIES, "empty"}  # uninitialised memory
 
     detector = load_detector([weights], device="cpu", graph=False, augment=views == "augment")
     expected = non_max_suppression(detector(IMAGES)[0], NmsSettings(conf_thres=0.01))

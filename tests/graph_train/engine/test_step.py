@@ -214,7 +214,7 @@ def test_non_finite_gradient_skips_update() -> None:
 
 
 def test_loss_scale_known_values() -> None:
-    """It is halved by an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
+    """The scale is halved after an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
     counters = _advance(counters, update, updated=True, scaled=True)
@@ -228,7 +228,7 @@ def test_loss_scale_known_values() -> None:
     again = _advance(halved, update, updated=False, scaled=True)
     assert (again.loss_scale, again.skipped_in_row) == (512, 2)
     assert _advance(again, update, updated=True, scaled=True).skipped_in_row == 0
-    # Without a loss scale nothing is halved or doubled.
+    # Without a loss scale, nothing changes.
     unscaled = replace(counters, loss_scale=1.0)
     assert [_advance(unscaled, update, updated=updated, scaled=False).loss_scale for updated in (True, False)] == [1, 1]
 

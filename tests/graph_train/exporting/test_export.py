@@ -12,7 +12,8 @@ from graph_train.cli.export import main
 from graph_train.detection.nms import NmsSettings
 from graph_train.exporting.onnx.check import TOLERANCE, OnnxSession, check_onnx, largest_difference
 from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
-from graph_train.settings.export_options import export_options
+from graph_train.settings.export_options import ExportOptions
+from graph_train.settings.flag_table import options_of
 from models.catalogue import ACTIVATIONS
 from models.network import DetectionModel
 from models.spec import load_model_spec, shipped_configs
@@ -115,7 +116,7 @@ def test_every_block_matches_onnxruntime(row: list[Any]) -> None:
 
 
 def test_zero_pad_before_pool_matches_onnxruntime() -> None:
-    """As in yolov3-tiny. If onnxruntime merged the padding into the pool, negative values would change."""
+    """As in yolov3-tiny; if onnxruntime merged the padding into the pool, negative values would change."""
     pads = [[-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]], [-1, 1, "nn.MaxPool2d", [2, 1, 0]]]
     config = {**one_block(*pads[0]), "backbone": [*SMALL_MAP, pads[0]]}
     config["head"] = [pads[1], [[-1], 1, "Detect", ["nc", "anchors"]]]
@@ -182,6 +183,7 @@ def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
         ({"include": "engine"}, "--include engine: not supported; export onnx"),
         ({"include": "onyx"}, "--include 'onyx': must be one of safetensors, pt, onnx"),
         ({"include": ("onnx", "safetensors"), "output": "x"}, "--output: cannot be used with several formats"),
+        ({"weights": ("a.pt", "b.pt"), "output": "x"}, "--output: cannot be used with several weights; remove it"),
         ({"dynamic": True}, "--dynamic: applies to ONNX only"),
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
@@ -194,7 +196,7 @@ def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
 )
 def test_inapplicable_settings_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        export_options(**({"weights": "a.pt", **given} if given else {}))
+        options_of(ExportOptions, {"weights": "a.pt", **given} if given else {})
 
 
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,10 +207,10 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--weights", str(tmp_path / "none.pt")], "no such weight file"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--include", "onnx", "--opset", "9"], "--opset 9"),
         (["--weights", str(tmp_path / "tiny.safetensors"), "--data", "coco128.yaml"], "--data"),
-        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "a folder; give the name"),
+        (["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path)], "is a folder; give the name"),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "no/x.onnx")],
-            "there is no folder",
+            "not found; create it first",
         ),
         (
             ["--weights", str(tmp_path / "tiny.safetensors"), "--output", str(tmp_path / "x/../tiny.safetensors")],
@@ -219,6 +221,21 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-export: ")
         assert word in error
+
+
+def test_several_weights_are_exported_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate("ab"):
+        save_weights(DetectionModel(load_model_spec(TINY), seed=seed), tmp_path / f"{name}.safetensors")
+    weights = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    assert main(["--weights", *weights, "--include", "pt", "safetensors"]) == 0
+    for name in "ab":
+        source = load_weights(tmp_path / f"{name}.safetensors")
+        for ending in ("pt", "safetensors"):
+            exported = load_weights(tmp_path / f"{name}.export.{ending}")
+            assert all(np.array_equal(exported.arrays[key], value) for key, value in source.arrays.items())
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.export.pt").read_bytes())
+    assert main(["--weights", weights[0], str(tmp_path / "a.pt")]) == 2
+    assert "a.pt: both would be exported to " in capsys.readouterr().err
 
 
 def test_non_finite_values_never_agree() -> None:

@@ -20,7 +20,7 @@ from tests.graph_train.tiny import TINY, steepen, tiny_network
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: uv sync")
 TOLERANCE = 1e-4
-"""As of onnxruntime."""
+"""Tolerance, as for onnxruntime."""
 NO_LABELS = np.zeros((0, 6), np.float32)
 
 

@@ -34,10 +34,10 @@ NEWER_HOOKS = {
     "_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 }
-"""`torch.nn.Module.__setstate__` of the versions that have them fills these in."""
-OF_A_TRAINING = {"yaml_file", "class_weights", "hyp"}
+"""Attributes that `torch.nn.Module.__setstate__` adds in newer versions."""
+TRAINING_ATTRIBUTES = {"yaml_file", "class_weights", "hyp"}
 CACHED = {"grid", "anchor_grid", "stride"}
-"""Tensors: the first two are filled by a forward pass, strides are compared apart."""
+"""Tensors that are not compared: the first two are filled by a forward pass, strides are compared separately."""
 
 
 def randomized_network(config: Any, **more: Any) -> DetectionModel:
@@ -93,7 +93,7 @@ def test_modules_match_yolov5_file(goldens: Path, tmp_path: Path) -> None:
     for name, module in theirs.items():
         expected, state = module.state, ours[name].state
         assert str(module.kind) == str(ours[name].kind)
-        assert expected.keys() - state.keys() <= NEWER_HOOKS | OF_A_TRAINING, name
+        assert expected.keys() - state.keys() <= NEWER_HOOKS | TRAINING_ATTRIBUTES, name
         assert state.keys() <= expected.keys(), name
         for key in state.keys() - CACHED:
             mapping = isinstance(state[key], dict) and key.startswith("_")
@@ -214,7 +214,7 @@ def test_yolov5_loads_file_and_predictions_match(
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = np.load(tmp_path / "found.npz")
-    # What a rounded file holds, our own network predicts from the same rounded numbers.
+    # For a float16 file, our network predicts with the same rounded weights.
     network = rebuild_network(tmp_path / "network.pt").eval()
     with flow.no_grad():
         expected = network.decode(network(flow.from_numpy(images))).numpy()

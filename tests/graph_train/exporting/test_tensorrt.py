@@ -24,8 +24,8 @@ _NAMES = """
     Softplus Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where
 """
 SUPPORTED = frozenset(_NAMES.split())
-"""Of the operators that TensorRT 10.1's parser takes (docs/operators.md of onnx-tensorrt at 10.1-GA), those that an
-exporter of detectors may want."""
+"""Operators supported by TensorRT 10.1's parser (docs/operators.md of onnx-tensorrt at 10.1-GA) that an exporter of
+detectors may use."""
 OPSETS = range(9, 21)
 MAX_TOP_K = 3840
 BLOCKS = [

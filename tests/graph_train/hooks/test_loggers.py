@@ -150,7 +150,7 @@ def _wandb_records(log: Path) -> list[Any]:
     end = time.monotonic() + 20
     while True:
         store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
-        with contextlib.suppress(AssertionError):  # a block half written
+        with contextlib.suppress(AssertionError):  # an incompletely written block
             store.open_for_scan(str(log))
             found = [records.Record.FromString(data) for data in iter(store.scan_data, None)]
             if found and found[-1].HasField("exit"):

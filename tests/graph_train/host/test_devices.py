@@ -30,7 +30,7 @@ def test_rank_parses_the_same_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_device("cpu", local_rank=1) == "cpu"
     with pytest.raises(ValueError, match="must be cpu"):
         select_device("tpu", local_rank=0)
-    # Two GPUs stand for those that this machine may lack: only their count is asked for.
+    # Fake two GPUs, of which only the number is queried.
     monkeypatch.setattr(flow.cuda, "is_available", lambda: True)
     monkeypatch.setattr(flow.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices.os, "environ", {**os.environ, VISIBLE_DEVICES: "2,3"})

@@ -150,7 +150,7 @@ def test_failing_output_does_not_end_command(
         assert process.wait(60) == 0
     else:
         with Path("/dev/full").open("wb") as full:
-            # There the write that bypasses Python's streams fails, too.
+            # Direct writes to the descriptor fail there, too.
             lines = [line for line in code[2].splitlines() if "native" not in line]
             assert subprocess.run([*code[:2], "\n".join(lines)], stdout=full, stderr=full, check=False).returncode == 0
     assert done.exists()

@@ -1,4 +1,4 @@
-"""`labels.jpg` is plotted in a separate process: the file, and what is said where there is none."""
+"""`labels.jpg` is plotted in a separate process: the file, and the messages on failures."""
 
 import logging
 import subprocess

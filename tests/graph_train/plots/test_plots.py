@@ -85,7 +85,7 @@ def test_plot_results(tmp_path: Path, epochs: int) -> None:
 
 
 def test_marked_epoch_is_the_saved_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the last one of three epochs with equal results."""
+    """The saved best epoch is the last one of three with equal results."""
     write_results(tmp_path / "results.csv", 2)
     rows = (tmp_path / "results.csv").read_text().splitlines()
     rows += [f"{epoch:>20},{rows[2].split(',', 1)[1]}" for epoch in (2, 3)]

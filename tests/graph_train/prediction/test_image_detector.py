@@ -24,7 +24,8 @@ from tests.graph_train.tiny import steepen, tiny_network
 
 NAMES = ("red", "green", "blue")
 SIZES = ((64, 96), (96, 64), (50, 90))
-"""Height and width in px; at 96 px three shapes of batches: the last one grows to 53 x 96, with a border 64 x 96."""
+"""Height and width in px. At 96 px they give three batch shapes: the last image is enlarged to 53 x 96, 64 x 96 with
+border."""
 
 
 def random_image(height: int, width: int, seed: int) -> np.ndarray:
@@ -105,7 +106,7 @@ def test_graph_is_compiled_once_per_shape(weights: Path, monkeypatch: pytest.Mon
     images = [random_image(*SIZES[number % 3], number) for number in range(100)]
     first = own(images)
     assert sorted(compiled) == sorted({*compiled})
-    assert len(compiled) == 2  # the third size gets the border that makes it the first one's shape
+    assert len(compiled) == 2  # with its border, the third size has the shape of the first
     again = own(images)
     own(images[0])
     assert len(compiled) == 2
@@ -186,6 +187,7 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
         (np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (100_000, 100_000, 3)), "image 1: 100000 x 100000 px"),
         (b"no image", r"image 1: not an image \(JPEG, PNG, BMP, WebP or TIFF by its content\)$"),
         ("none.jpg", "none.jpg: no such file"),
+        ("https://me:secret@host/a.jpg", r"^image 1: https://host/a.jpg is a URL; use predict\(source="),
     ],
 )
 def test_invalid_image_is_named(detector: ImageDetector, image: Any, message: str) -> None:

@@ -62,7 +62,7 @@ def test_results_of_earlier_predictions_are_skipped(tree: Path, caplog: pytest.L
 
 def test_glob_and_file_with_same_name(tree: Path) -> None:
     assert names(find(["photos/**/a.jpg"])) == {"a.jpg": "photos/a.jpg", "a_2.jpg": "photos/deep/er/a.jpg"}
-    # named twice, looked at once
+    # given twice, processed once
     assert names(find(["photos/a.jpg", "photos/a.j*"])) == {"a.jpg": "photos/a.jpg"}
 
 
@@ -107,9 +107,12 @@ def test_stdin_source(tree: Path) -> None:
         ("screen 0 0 0 512 256", "screen capture is not supported"),
         ("ftp://me:secret@host/a.jpg", "^ftp://host/a.jpg: unsupported URL; supported are http, https, rtmp"),
         ("http://[/a.jpg", "invalid URL"),
+        ("https://www.youtube.com/watch?v=x", "watch.v=x: pages of videos are not supported; download the video"),
+        ("https://youtu.be/x", "^https://youtu.be/x: pages of videos are not supported"),
+        ("cameras.streams", "^cameras.streams: lists of streams are not supported; run one command per stream"),
         ("nothing.jpg", "nothing.jpg: no such file"),
-        ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: no home folder is known for it"),
-        ("~nobody-here/list.txt", "^~nobody-here/list.txt: no home folder is known for it"),
+        ("~nobody-here/a.jpg", "^~nobody-here/a.jpg: unknown home folder"),
+        ("~nobody-here/list.txt", "^~nobody-here/list.txt: unknown home folder"),
         ("photos/*.gif", "no such file, folder or match"),
         ("empty", "no images or videos found"),
         ("photos/empty.txt", "no images or videos found"),
@@ -117,6 +120,7 @@ def test_stdin_source(tree: Path) -> None:
 )
 def test_unusable_source_is_reported(tree: Path, entry: str, message: str) -> None:
     (tree / "empty").mkdir()
+    (tree / "cameras.streams").write_text("rtsp://host/a\n")
     (tree / "photos/empty.txt").write_text("\n")
     with pytest.raises(ValueError, match=message):
         find([entry])

@@ -14,7 +14,7 @@ SLURM = {
 
 def test_no_launcher_is_single_process() -> None:
     assert rank_info({}, host="a") == RankInfo(host="a")
-    # What OneFlow sets for itself in a single process, and its children inherit.
+    # OneFlow sets these in a single process, and child processes inherit them.
     own = {"RANK": "-1", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
     assert rank_info(own, host="a").alone
 

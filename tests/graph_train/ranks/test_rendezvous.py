@@ -96,8 +96,8 @@ def test_foreign_connections_are_ignored() -> None:
     outcomes: list[Any] = []
     first = threading.Thread(target=lambda: outcomes.append(join_rendezvous(info(0, 2, port), 10)))
     first.start()
-    with connected("127.0.0.1", port) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\n")
+    with connected("127.0.0.1", port) as foreign:
+        foreign.sendall(b"GET / HTTP/1.1\n")
     outcomes.append(join_rendezvous(info(1, 2, port), 10))
     first.join()
     assert all(isinstance(outcome, Rendezvous) for outcome in outcomes)

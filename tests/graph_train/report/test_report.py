@@ -24,7 +24,7 @@ from pipelines.shard import Shard
 from tests.graph_train.lab import VAL_IMAGES, Lab, Trial
 from tests.graph_train.report.browser import opened
 
-NASTY = ("<script>alert(1)</script>", "--><img src=x onerror=alert(2)>", "</script>{{data}} &amp;\"'")
+UNSAFE_NAMES = ("<script>alert(1)</script>", "--><img src=x onerror=alert(2)>", "</script>{{data}} &amp;\"'")
 EPOCHS = 3
 
 
@@ -33,7 +33,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Return a lab whose class names must be escaped."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     content = yaml.safe_load(lab.data.read_text())
-    lab.data.write_text(yaml.safe_dump({**content, "names": list(NASTY)}))
+    lab.data.write_text(yaml.safe_dump({**content, "names": list(UNSAFE_NAMES)}))
     return lab
 
 
@@ -79,7 +79,7 @@ def test_report_values_match_run(trial: Trial) -> None:
     assert content["results"]["train/box_loss"] == [row["train/box_loss"] for row in trial.rows]
     assert content["validation"]["means"] == [float(value) for value in trial.result.validation.means]
     assert content["validation"]["of"] == "the best weights"
-    assert [row["name"] for row in content["validation"]["table"]] == list(NASTY)
+    assert [row["name"] for row in content["validation"]["table"]] == list(UNSAFE_NAMES)
     assert content["data"]["splits"][0] == {"name": "train", "images": 8, "labels": 10, "background": 1, "problems": 0}
     assert sum(item["train"] for item in content["data"]["classes"]) == 10
     assert {name: value for name, value, _ in content["settings"]}["imgsz"] == 64
@@ -173,17 +173,17 @@ def test_commands_of_single_class_run(lab: Lab, tmp_path: Path) -> None:
     assert val_main([*words[1:], *flags]) == 0
 
 
-# --- harmless whatever the names -----------------------------------------------------------------------------------
+# --- unsafe names -----------------------------------------------------------------------------------
 
 
 def test_names_are_escaped(trial: Trial) -> None:
     text = (trial.folder / "report.html").read_text(encoding="utf-8")
-    for name in NASTY:
+    for name in UNSAFE_NAMES:
         assert name not in text
     seen = _Elements(text)
     assert seen.tags.count("script") == 2
     assert "img" not in seen.tags
-    assert [item["name"] for item in json.loads(seen.data)["data"]["classes"]] == list(NASTY)
+    assert [item["name"] for item in json.loads(seen.data)["data"]["classes"]] == list(UNSAFE_NAMES)
     assert "<title>&lt;b&gt;run · training report</title>" in text
 
 
@@ -200,7 +200,7 @@ def test_page_has_no_external_urls(trial: Trial) -> None:
     assert links == {"http://www.w3.org/2000/svg"}  # the name of a language, never fetched
 
 
-# --- when it is written --------------------------------------------------------------------------------------------
+# --- times of writing --------------------------------------------------------------------------------------------
 
 
 def test_stopped_and_resumed_run(lab: Lab) -> None:
@@ -257,16 +257,16 @@ def test_damaged_report_of_resumed_run_is_rebuilt(lab: Lab) -> None:
 
 
 def test_unwritable_report_does_not_end_training(lab: Lab) -> None:
-    begun = lab.train(epochs=2, stop_after=3)
+    interrupted = lab.train(epochs=2, stop_after=3)
     for name in ("report.html", "report.json"):
-        (begun.folder / name).unlink()
+        (interrupted.folder / name).unlink()
     callbacks = Callbacks()
-    callbacks.register_action("on_pretrain_routine_start", callback=(begun.folder / "report.json").mkdir)
-    train(resume=begun.folder, callbacks=callbacks)
+    callbacks.register_action("on_pretrain_routine_start", callback=(interrupted.folder / "report.json").mkdir)
+    train(resume=interrupted.folder, callbacks=callbacks)
     assert callbacks.failed == ["report"]
-    log = (begun.folder / "train.log").read_text()
+    log = (interrupted.folder / "train.log").read_text()
     assert "Callback report failed in on_train_start and is disabled" in log
-    assert load_checkpoint(begun.folder / "weights" / "last.safetensors").header["cursor"]["finished"]
+    assert load_checkpoint(interrupted.folder / "weights" / "last.safetensors").header["cursor"]["finished"]
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_desktop_layout(trial: Trial) -> None:
         assert points[:13] == [EPOCHS] * 13
         assert page.locator("#classes tbody tr").first.locator("td").first.inner_text() == "all"
         names = page.locator("#classes .scroll").first.locator("tbody td.name").all_inner_texts()
-        assert names == ["all", *NASTY]
+        assert names == ["all", *UNSAFE_NAMES]
         assert page.locator("#samples .pair svg image").count() == 2 * VAL_IMAGES
         assert page.locator("body script").count() == 2
         assert page.locator("img").count() == 0
@@ -325,7 +325,7 @@ def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
 def test_phone_layout(trial: Trial, dark: bool) -> None:
     with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
-        for table in ("results per class", "confusion matrix"):  # nor has to be scrolled to, the mAP least of all
+        for table in ("results per class", "confusion matrix"):  # no column needs scrolling, in particular not mAP
             width = f"document.querySelector('[aria-label=\"{table}\"]')"
             assert shown.page.evaluate(f"{width}.scrollWidth <= {width}.clientWidth"), table
         background = shown.page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -46,7 +46,7 @@ def test_pipes_in_place_of_run_files_raise(tmp_path: Path, name: str) -> None:
 def test_special_files_in_place_of_run_files_raise(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / "weights").mkdir()
     make(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name}: no regular file; remove it"):
+    with pytest.raises(ValueError, match=f"{name}: not a regular file; remove it"):
         opened(tmp_path, resumed=True)
     assert (tmp_path / name).exists()
 
@@ -81,7 +81,7 @@ def test_unusable_folder_error_suggests_remedy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("project", "exist_ok"), [("file", False), ("file", True), (".", True)])
 def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exist_ok: bool) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=r"cannot be made .*; choose another --project or --name"):
+    with pytest.raises(OSError, match=r"cannot be created .*; choose another --project or --name"):
         make_unused_folder(str(tmp_path / project), "file", exist_ok=exist_ok)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -90,13 +90,13 @@ def test_uncreatable_folder_error_names_flags(tmp_path: Path, project: str, exis
 def test_dangling_links_count_as_used_names(tmp_path: Path, target: str) -> None:
     (tmp_path / "exp").symlink_to(target)
     assert make_unused_folder(str(tmp_path), "exp", exist_ok=False) == tmp_path / "exp2"
-    with pytest.raises(OSError, match=r"cannot be made \(File exists\); choose another --project or --name"):
+    with pytest.raises(OSError, match=r"cannot be created \(File exists\); choose another --project or --name"):
         make_unused_folder(str(tmp_path / "exp"), "new", exist_ok=False)
 
 
 @pytest.mark.parametrize(("project", "name"), [(".", "."), ("", ""), ("/", "")])
 def test_project_and_name_must_give_a_new_folder(project: str, name: str) -> None:
-    with pytest.raises(ValueError, match="not the name of a new folder; give a --name"):
+    with pytest.raises(ValueError, match="does not name a new folder; give a --name"):
         make_unused_folder(project, name, exist_ok=False)
 
 

@@ -86,7 +86,7 @@ def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, uninterrupted: Tr
     best = run / "weights" / BEST
     best.write_bytes(best.read_bytes()[:100])
     again = lab.train_as_given(resume=run)
-    assert f"{best}: empty, cut off or no safetensors file at all" in again.log
+    assert f"{best}: empty, truncated or not a safetensors file" in again.log
     assert (run / "weights" / DAMAGED_BEST).stat().st_size == 100
     assert not best.exists()
 
@@ -94,13 +94,13 @@ def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, uninterrupted: Tr
 def test_edited_settings_files_are_ignored_with_warning(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
     run = copied(uninterrupted, tmp_path / "run")
     log_length = len((run / "train.log").read_text())
-    assert "edited since" not in lab.train_as_given(resume=run).log[log_length:]
+    assert "edits of these" not in lab.train_as_given(resume=run).log[log_length:]
     opt, hyp = run / "opt.yaml", run / "hyp.yaml"
     opt.write_text(opt.read_text().replace("seed: ", "seed: 1"))
     hyp.write_text(hyp.read_text().replace("lr0: ", "lr0: 7"))
     message = lab.train_as_given(resume=run).log
-    assert f"{opt}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: seed=1" in message
-    assert f"{hyp}: a resumed run keeps the checkpoint's settings; these, edited since, are ignored: lr0=7" in message
+    assert f"{opt}: a resumed run uses the checkpoint's settings; edits of these are ignored: seed=1" in message
+    assert f"{hyp}: a resumed run uses the checkpoint's settings; edits of these are ignored: lr0=7" in message
 
 
 def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
@@ -165,15 +165,15 @@ def test_changed_data_set_warns(lab: Lab, uninterrupted: Trial, tmp_path: Path) 
 
 
 def test_early_stopped_run_stays_finished(lab: Lab) -> None:
-    begun = lab.train(patience=2, epochs=9, stop_after=3)
-    last = begun.folder / "weights" / LAST
+    interrupted = lab.train(patience=2, epochs=9, stop_after=3)
+    last = interrupted.folder / "weights" / LAST
     checkpoint = load_checkpoint(last)
     # As if the first epoch had been the best by far.
     header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
     save_checkpoint(last, replace(checkpoint, header=header))
-    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
-    assert len(lab.train_as_given(resume=begun.folder).rows) == 3
-    assert len(lab.train_as_given(resume=begun.folder, epochs=10).rows) == 4
+    assert len(lab.train_as_given(resume=interrupted.folder).rows) == 3
+    assert len(lab.train_as_given(resume=interrupted.folder).rows) == 3
+    assert len(lab.train_as_given(resume=interrupted.folder, epochs=10).rows) == 4
 
 
 def test_new_run_in_old_folder_backs_up_old_checkpoints(lab: Lab) -> None:
@@ -197,23 +197,23 @@ def test_two_runs_never_share_folder(tmp_path: Path) -> None:
 
 
 def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    begun = lab.train(epochs=4, stop_after=3, seed=5)
-    last = begun.folder / "weights" / LAST
+    interrupted = lab.train(epochs=4, stop_after=3, seed=5)
+    last = interrupted.folder / "weights" / LAST
     state = last.read_bytes()
-    # Logs and tables fit, no checkpoint does.
+    # Logs and tables fit on the disk, but no checkpoint.
     with file_limit(len(state) // 2):
-        assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+        assert main(["--resume", str(interrupted.folder)]) == NotSavedError.exit_code
         (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
         assert f"{last}: cannot be written (File too large); the last good checkpoint is {last}" in message
         assert last.read_bytes() == state
-        # It trains to its end, but says that the result is not there.
-        assert main(["--resume", str(begun.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
+        # It trains to the end, but reports that the result is not saved.
+        assert main(["--resume", str(interrupted.folder), "--on-save-error", "continue"]) == NotSavedError.exit_code
         assert f"the last good checkpoint is {last}" in capsys.readouterr().err
         assert last.read_bytes() == state
-    assert (begun.folder / "results.csv").read_text().count("\n") == 1 + 4
-    assert (begun.folder / "train.log").read_text().count("training continues") == 1
+    assert (interrupted.folder / "results.csv").read_text().count("\n") == 1 + 4
+    assert (interrupted.folder / "train.log").read_text().count("training continues") == 1
     # With free space again, the run repeats the unsaved steps.
-    done = lab.train_as_given(resume=begun.folder)
+    done = lab.train_as_given(resume=interrupted.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
 
 
@@ -240,16 +240,16 @@ def fill(path: Path) -> None:
 
 def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Even the logs can no longer be written."""
-    begun = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
-    state = (begun.folder / "weights" / LAST).read_bytes()
+    interrupted = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
+    state = (interrupted.folder / "weights" / LAST).read_bytes()
     fill(small_disk / "filler")
     assert shutil.disk_usage(small_disk).free == 0
-    assert main(["--resume", str(begun.folder)]) == NotSavedError.exit_code
+    assert main(["--resume", str(interrupted.folder)]) == NotSavedError.exit_code
     message = capsys.readouterr().err
     assert "No space left on device" in message and "Traceback" not in message
-    assert (begun.folder / "weights" / LAST).read_bytes() == state
+    assert (interrupted.folder / "weights" / LAST).read_bytes() == state
     (small_disk / "filler").unlink()
-    done = lab.train_as_given(resume=begun.folder)
+    done = lab.train_as_given(resume=interrupted.folder)
     assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
 
 

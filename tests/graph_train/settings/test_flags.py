@@ -42,7 +42,8 @@ def parameters(run: object) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in run.state.network.named_parameters()}  # type: ignore[attr-defined]
 
 
-# --- what is trained -----------------------------------------------------------------------------------------------
+# --- network and optimizer
+# -----------------------------------------------------------------------------------------------
 
 
 def weights(lab: Lab, baseline: Trial) -> None:
@@ -171,7 +172,8 @@ def strict(lab: Lab, baseline: Trial) -> None:
         lab.assemble(data=path, strict=True)
 
 
-# --- how -----------------------------------------------------------------------------------------------------------
+# --- schedule
+# -----------------------------------------------------------------------------------------------------------
 
 
 def hyp(lab: Lab, baseline: Trial) -> None:
@@ -220,13 +222,13 @@ def label_smoothing(lab: Lab, baseline: Trial) -> None:
 
 def patience(lab: Lab, baseline: Trial) -> None:
     """Check a run whose first epoch has the best fitness."""
-    begun = lab.train(patience=2, epochs=9, stop_after=3)
-    last = begun.folder / "weights" / "last.safetensors"
+    interrupted = lab.train(patience=2, epochs=9, stop_after=3)
+    last = interrupted.folder / "weights" / "last.safetensors"
     checkpoint = load_checkpoint(last)
     assert checkpoint.header["cursor"]["next_batch"] == 1
     header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
     save_checkpoint(last, replace(checkpoint, header=header))
-    ended = lab.train_as_given(resume=begun.folder)
+    ended = lab.train_as_given(resume=interrupted.folder)
     assert [row["epoch"] for row in ended.rows] == [0, 1, 2]
     assert "Stopping early: no improvement since epoch 0 (--patience 2)" in ended.log
 
@@ -273,7 +275,7 @@ def amp(lab: Lab, baseline: Trial) -> None:
     plain_loss, fast = baseline.recorded.losses[0], lab.train(amp=True, seed=3, stop_after=1)
     assert lab.train(amp=False, seed=3, stop_after=1).recorded.losses[0] == plain_loss
     assert MIXED_PRECISION_NOTE not in baseline.log
-    # Processors that multiply bfloat16 no faster stay with float32, and the log says so.
+    # Processors without fast bfloat16 use float32, and the log says so.
     assert (MIXED_PRECISION_NOTE in fast.log) == (fast.recorded.losses[0] != plain_loss)
     assert (MIXED_PRECISION_NOTE in fast.log) != ("--amp: bfloat16 is no faster" in fast.log)
     np.testing.assert_allclose(fast.recorded.losses[0], plain_loss, rtol=0.05)  # bfloat16 keeps 8 bits
@@ -369,7 +371,7 @@ def save_steps(lab: Lab, baseline: Trial) -> None:
     states = {path: load_checkpoint(path).header["cursor"] for path in (trial.folder / "weights").glob("last*")}
     assert max((cursor["epoch"], cursor["next_batch"]) for cursor in states.values()) == (2, 0)
     inside = [path for path, cursor in states.items() if (cursor["epoch"], cursor["next_batch"]) == (0, 1)]
-    assert len(inside) == 1  # the first save that is due finds no other under way
+    assert len(inside) == 1  # no other save is in progress when the first one is due
     newest = arrays(trial.folder / "weights" / "last.safetensors")
     resumed = lab.train_as_given(resume=inside[0])
     assert "Resuming at epoch 0, batch 1" in resumed.log
@@ -400,28 +402,28 @@ def loggers(lab: Lab, baseline: Trial) -> None:
 
 # --- table ---------------------------------------------------------------------------------------------------------
 
-_HERE = "graph_train/settings/test_flags.py"
-ELSEWHERE = {
+_THIS_FILE = "graph_train/settings/test_flags.py"
+TESTED_ELSEWHERE = {
     "dist_timeout": "distributed/test_losses.py::test_missing_rank_is_reported_before_slow_setup",
-    "debug": f"{_HERE}::test_debug_shows_traceback",
+    "debug": f"{_THIS_FILE}::test_debug_shows_traceback",
     "allow_download": "pipelines/data/test_download.py::test_nothing_is_downloaded_without_flag",
     "on_save_error": "graph_train/runs/test_saving.py::test_failing_disk",
     "max_nonfinite": "graph_train/training/test_nonfinite.py::test_diverging_run_ends",
     "bucket": "graph_train/evolution/test_bucket.py::test_evolution_resumes_on_another_machine",
-    "entity": f"{_HERE}::test_wandb_flags",
-    "upload_dataset": f"{_HERE}::test_wandb_flags",
-    "bbox_interval": f"{_HERE}::test_wandb_flags",
+    "entity": f"{_THIS_FILE}::test_wandb_flags",
+    "upload_dataset": f"{_THIS_FILE}::test_wandb_flags",
+    "bbox_interval": f"{_THIS_FILE}::test_wandb_flags",
     "artifact_alias": "graph_train/settings/test_train_options.py::REJECTED",
 }
 """Flags covered by other tests: file below `tests/`, and test name."""
 Check = Callable[[Lab, Trial], None]
-CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in ELSEWHERE}
-"""Of every other flag, the function above that has its name; importing this module fails where there is none."""
+CHECKS: dict[str, Check] = {name: globals()[name] for name in flag_fields() if name not in TESTED_ELSEWHERE}
+"""For every other flag, the function above with its name; importing this module fails if it is missing."""
 
 
 def test_every_flag_has_check() -> None:
-    assert {*CHECKS, *ELSEWHERE} == set(flag_fields())
-    for place in ELSEWHERE.values():
+    assert {*CHECKS, *TESTED_ELSEWHERE} == set(flag_fields())
+    for place in TESTED_ELSEWHERE.values():
         file, name = place.split("::")
         assert re.search(rf"^(def )?{name}\b", (TESTS / file).read_text(), re.MULTILINE), place
 

@@ -44,25 +44,25 @@ def test_finished_run_continues_with_more_epochs(lab: Lab) -> None:
 
 
 def test_auto_batch_size_is_kept_on_resume(lab: Lab) -> None:
-    begun = lab.train(epochs=2, stop_after=1)
-    ended = lab.train_as_given(resume=begun.folder, batch_size=-1)
+    interrupted = lab.train(epochs=2, stop_after=1)
+    ended = lab.train_as_given(resume=interrupted.folder, batch_size=-1)
     assert ended.recorded.shapes == [(4, 3, 64, 64)] * 3
     with pytest.raises(ValueError, match="--batch-size 2 differs from the saved run"):
-        lab.train_as_given(resume=begun.folder, batch_size=2)
+        lab.train_as_given(resume=interrupted.folder, batch_size=2)
 
 
 def test_resumed_run_accepts_moved_data_only(lab: Lab, tmp_path: Path) -> None:
-    begun = lab.train(epochs=2, stop_after=1)
-    assert "Settings: weights=" in begun.log and "Hyper-parameters: lr0=" in begun.log
+    interrupted = lab.train(epochs=2, stop_after=1)
+    assert "Settings: weights=" in interrupted.log and "Hyper-parameters: lr0=" in interrupted.log
     moved = tmp_path / "moved"
     shutil.copytree(lab.data.parent, moved, ignore=shutil.ignore_patterns("runs", "*.safetensors"))
     (other,) = (moved / "labels/train").glob("1.txt")
     kept = other.read_text()
     other.write_text("0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(ValueError, match=rf"--data {moved}/data.yaml: not the data set of the checkpoint"):
-        lab.train_as_given(resume=begun.folder, data=str(moved / "data.yaml"))
+        lab.train_as_given(resume=interrupted.folder, data=str(moved / "data.yaml"))
     other.write_text(kept)
-    ended = lab.train_as_given(resume=begun.folder, data=str(moved / "data.yaml"))
+    ended = lab.train_as_given(resume=interrupted.folder, data=str(moved / "data.yaml"))
     assert [row["epoch"] for row in ended.rows] == [0, 1]
     assert "differs from the checkpoint" not in ended.log
 

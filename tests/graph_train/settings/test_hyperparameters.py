@@ -71,7 +71,7 @@ def test_missing_keys_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixt
         ("lr0: .nan\n", "is not finite"),
         ("lr0: 0.1\nlr0: 0.2\n", r"my\.yaml:2:1: key 'lr0' is already defined in line 1"),
         ("label_smoothing: 0.1\n", "--label-smoothing"),
-        ("lr0: [\n", r"my\.yaml:2:1: not readable as yaml"),
+        ("lr0: [\n", r"my\.yaml:2:1: invalid yaml"),
         ("just text\n", "write `key: value` lines"),
         ("", "found nothing"),
     ],

@@ -7,7 +7,7 @@ import numpy as np
 from graph_train.ranks import team
 
 BATCH = 3
-"""An uneven one: the first of two ranks has two rows."""
+"""An odd batch size, so that the first of two ranks has two rows."""
 
 
 def main() -> None:

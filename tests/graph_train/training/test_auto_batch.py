@@ -71,7 +71,7 @@ def test_impossible_measurements() -> None:
 @pytest.mark.parametrize("graph", [True, False])
 def test_measures_real_run(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lab = Lab(tmp_path)
-    hyp = lab.hyp(anchors=4)  # places for sizes that only the run itself looks for
+    hyp = lab.hyp(anchors=4)  # the run itself determines these sizes
     options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
     logging.getLogger("graph_train").propagate = True
     with caplog.at_level(logging.INFO, "graph_train"):

@@ -10,7 +10,8 @@ import pytest
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
-from graph_train.settings.val_options import val_options
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.val_options import ValOptions
 from graph_train.training.epoch_validation import ValidationHooks
 from graph_train.training.trainer import TrainResult
 from graph_train.validation.coco_results import evaluate_results
@@ -22,7 +23,7 @@ from tests.graph_train.lab import COCO_NUMBERS, Lab, laid_out_as_coco
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
     where = {"data": data, "weights": weights, "project": folder, "name": f"at{iou_thres}", "device": "cpu"}
     how = {"imgsz": 64, "workers": 1, "noplots": True, "save_json": True, "iou_thres": iou_thres, "graph": False}
-    options = val_options(**where, **how)
+    options = options_of(ValOptions, {**where, **how})
     entries = json.loads((evaluate(options).folder / "best_predictions.json").read_text())
     assert isinstance(entries, list)
     return entries

@@ -14,9 +14,9 @@ from tests.graph_train.lab import Lab
 from tests.models.every_block import EVERY_BLOCK
 
 HOST_COUNTER = {"constant", "scalar_add"}
-"""OneFlow's count of a graph's steps, which it keeps on the host."""
+"""OneFlow's step counter of a graph, which is on the host."""
 NO_CODE = {*COPIES, "assign", "empty"}
-"""Copies by the driver, and memory that is not filled."""
+"""Ops without CUDA code: copies by the driver, and uninitialised memory."""
 
 
 @pytest.mark.timeout(900)
@@ -40,6 +40,6 @@ def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, A
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     executed = {tuple(pair) for pair in json.loads((tmp_path / "ops.json").read_text())}
-    # What is to be seen is seen: the step, the averages that a save brings up to date, the copies of a save.
+    # The trace is complete: it contains the step, and the EMA update and the copies of a save.
     assert {("graph_train_begin_step", "plugin"), ("assign", "OneFlow")} <= executed
-    assert {op for op, whose in executed if whose == "OneFlow"} - NO_CODE <= host_only
+    assert {op for op, owner in executed if owner == "OneFlow"} - NO_CODE <= host_only

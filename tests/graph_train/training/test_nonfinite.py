@@ -47,7 +47,7 @@ def test_nonfinite_batch_keeps_state_finite(kind: type[EagerStep] | type[GraphSt
     step.state.flush()
     after = step.state.arrays()
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
-    # As in YOLOv5 the statistics of sound channels take in the batch: here those of the layers before the overflow.
+    # As in YOLOv5, finite channels include the batch in their statistics: here, those of layers before the overflow.
     assert {name.split(".")[-1] for name in changed} == {"num_batches_tracked", "running_mean", "running_var"}
     assert {name for name in changed if "running" in name} == {
         f"model/model.{layer}.bn.running_{kind}" for layer in (0, 1) for kind in ("mean", "var")
@@ -109,26 +109,26 @@ def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
 
 def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lab = Lab(tmp_path)
-    begun = lab.train(epochs=3, batch_size=2, stop_after=1)
-    last = begun.folder / "weights" / "last.safetensors"
+    interrupted = lab.train(epochs=3, batch_size=2, stop_after=1)
+    last = interrupted.folder / "weights" / "last.safetensors"
     # Weights so large that the forward pass overflows: the state is finite, its losses are not.
     checkpoint = load_checkpoint(last)
     arrays = {name: value * 1e30 if name.endswith("bn.weight") else value for name, value in checkpoint.arrays.items()}
     save_checkpoint(last, replace(checkpoint, arrays=arrays))
     state = last.read_bytes()
-    assert main(["--resume", str(begun.folder), "--max-nonfinite", "2"]) == DivergedError.exit_code
+    assert main(["--resume", str(interrupted.folder), "--max-nonfinite", "2"]) == DivergedError.exit_code
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("graph-train:")]
     assert "stopped after 2 consecutive non-finite updates (--max-nonfinite); epoch 0, batch" in message
     assert "not finite; batch saved to" in message
     assert last.read_bytes() == state
-    with safe_open(str(begun.folder / BATCH_FILE), framework="numpy") as file:
+    with safe_open(str(interrupted.folder / BATCH_FILE), framework="numpy") as file:
         assert file.get_tensor("images").shape == (2, 3, 64, 64)
         assert file.get_tensor("labels").shape[2] == 5
         assert len(json.loads(file.metadata()["files"])) == 2
-    log = (begun.folder / "train.log").read_text()
+    log = (interrupted.folder / "train.log").read_text()
     assert log.count("; skipping the update") == 1
     # Without a limit the run finishes, and never replaces a finite checkpoint by a non-finite one.
-    ended = lab.train_as_given(resume=begun.folder, max_nonfinite=0)
+    ended = lab.train_as_given(resume=interrupted.folder, max_nonfinite=0)
     assert len(ended.rows) == 3
 
 

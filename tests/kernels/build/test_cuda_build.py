@@ -141,5 +141,5 @@ def test_compile_error_affects_only_that_gpu(
 
 
 def test_missing_gpu_is_rejected(library: _Library) -> None:
-    with pytest.raises(ValueError, match="cuda:2: NVIDIA's driver knows 2 GPUs"):
+    with pytest.raises(ValueError, match="cuda:2: NVIDIA's driver reports 2 GPUs"):
         plugin.load_plugin("auto", "cuda:2")

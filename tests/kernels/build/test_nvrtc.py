@@ -14,8 +14,8 @@ from kernels.build.cache import PluginUnavailableError
 from kernels.build.plugin_build import SOURCE_FOLDER
 
 _SOURCES = {str(path.relative_to(SOURCE_FOLDER)): path for path in nvrtc.cuda_sources()}
-_OFTEN = ("sm_60", "sm_90")
-"""Half a minute; the rest are slow tests."""
+_DEFAULT_ARCHITECTURES = ("sm_60", "sm_90")
+"""Architectures of the default tests, which take half a minute; the others are slow tests."""
 _ALL = (*nvrtc.ARCHITECTURES, nvrtc.PORTABLE)
 _FUNCTION = re.compile(
     r"Function properties for (\w+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
@@ -27,7 +27,8 @@ def test_cuda_sources_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "architecture", [pytest.param(name, marks=() if name in _OFTEN else pytest.mark.slow) for name in _ALL]
+    "architecture",
+    [pytest.param(name, marks=() if name in _DEFAULT_ARCHITECTURES else pytest.mark.slow) for name in _ALL],
 )
 @pytest.mark.parametrize("source", _SOURCES)
 def test_source_compiles(source: str, architecture: str) -> None:
@@ -47,9 +48,9 @@ def test_no_kernel_spills_registers(source: str, architecture: str, tmp_path: Pa
     ptx.write_bytes(nvrtc.compile_source(_SOURCES[source], architecture.replace("sm_", "compute_")).rstrip(b"\0"))
     ptxas = Path(next(iter(nvidia.cuda_nvcc.__path__))) / "bin" / "ptxas"
     command = [str(ptxas), "-v", f"-arch={architecture}", str(ptx), "-o", str(tmp_path / "kernels.cubin")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    bytes_spilled = {name: int(stores) + int(loads) for name, _, stores, loads in _FUNCTION.findall(said)}
-    assert bytes_spilled, said
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    bytes_spilled = {name: int(stores) + int(loads) for name, _, stores, loads in _FUNCTION.findall(output)}
+    assert bytes_spilled, output
     assert {name: number for name, number in bytes_spilled.items() if number} == {}
 
 
@@ -78,7 +79,7 @@ print(ascii(text.read_text()))
 
 
 def test_text_is_read_as_before(tmp_path: Path) -> None:
-    """NVRTC changes the locale of its thread."""
+    """NVRTC changes the locale of its thread, which must be restored."""
     source, text = tmp_path / "one.cu", tmp_path / "names.txt"
     source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }\n')
     text.write_text("Möwe", encoding="utf-8")

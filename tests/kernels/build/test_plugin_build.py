@@ -22,7 +22,7 @@ echo run >> '{log}'
 while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done
 sleep 0.05
 """
-_SAYS = """#!/bin/sh
+_VERSION_SCRIPT = """#!/bin/sh
 echo '{version}'
 """
 _FAILS = """#!/bin/sh
@@ -108,7 +108,7 @@ def _compilers(folder: Path, monkeypatch: pytest.MonkeyPatch, **versions: str) -
     """Make only these compilers available on the path."""
     folder.mkdir()
     for name, version in versions.items():
-        _script(folder / name.replace("gpp", "g++").replace("_", "-"), _SAYS.format(version=version))
+        _script(folder / name.replace("gpp", "g++").replace("_", "-"), _VERSION_SCRIPT.format(version=version))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(folder))
 
@@ -140,7 +140,7 @@ def test_compile_error_names_log(cache: Path, tmp_path: Path, monkeypatch: pytes
     assert 1 < log.read_text().count("error: unreadable") == log.read_text().count(" -o ")
     with pytest.raises(PluginUnavailableError, match="error: unreadable"):
         plugin_build.ensure_built()
-    assert log.read_text().count("x86-64-v4") <= 1  # of the last attempt alone
+    assert log.read_text().count("x86-64-v4") <= 1  # of the last attempt only
     assert not list(cache.rglob(plugin_build.LIBRARY_NAME))
 
 
@@ -175,8 +175,8 @@ def test_altered_library_is_rebuilt(
     capsys.readouterr()
     assert plugin_build.ensure_built().build_seconds > 0
     assert library.read_bytes() == genuine and is_intact(library)
-    assert compiler_log.read_text() == runs + "run\n"  # linked again, of objects that are kept
-    assert "not the library that was compiled here" in capsys.readouterr().err
+    assert compiler_log.read_text() == runs + "run\n"  # linked again from cached objects
+    assert "does not match its digest" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["another object", "no note"])

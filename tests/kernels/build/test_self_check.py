@@ -40,16 +40,19 @@ print(status.loaded, status.reason)
 
 
 def test_library_failing_self_check_is_not_used() -> None:
-    said = _loaded("self_check.finding = lambda library: 'a small graph computes something else'")
-    assert said.startswith("False") and "does not work with this OneFlow: a small graph computes something else" in said
+    output = _loaded("self_check.finding = lambda library: 'a small graph computes something else'")
+    assert (
+        output.startswith("False")
+        and "does not work with this OneFlow: a small graph computes something else" in output
+    )
 
 
 def test_unshared_graph_memory_warns_once() -> None:
-    said = _loaded(
+    output = _loaded(
         "self_check.finding = lambda library: self_check.SHARES_NOTHING\n"
         "real = plugin.ctypes.CDLL\n"
         "class Library(real):\n"
         "    def graph_train_share_graph_memory(self, enabled): return 0\n"
         "plugin.ctypes.CDLL = Library"
     )
-    assert said.startswith("True") and said.count(self_check.SHARES_NOTHING) == 1
+    assert output.startswith("True") and output.count(self_check.SHARES_NOTHING) == 1

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oneflow.nn.graph.graph_block import GraphTensor
 
 from graph_train.engine.step import EagerStep, GraphStep
 from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
@@ -194,6 +195,21 @@ def test_graph_can_be_printed_and_more_graphs_compiled() -> None:
     job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
     assert sum(op.HasField("user_conf") for op in job.net.op) > 10
     assert _Graph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
+
+
+def test_variables_need_no_scope_of_their_own() -> None:
+    module = _Branches()
+    own, shared = _Graph(module), _Graph(module)
+    own._compile(_images(0))
+    compile_graph(shared, _images(0))
+    assert _variable_names(shared) == _variable_names(own)
+    scopes = [{state.to(GraphTensor)._scope is None for state in graph._state()} for graph in (own, shared)]
+    assert scopes == [{False}, {True}]
+
+
+def _variable_names(graph: flow.nn.Graph) -> list[str]:
+    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    return [op.name for op in job.net.op if op.HasField("variable_conf")]
 
 
 def test_graph_with_loaded_state_raises() -> None:

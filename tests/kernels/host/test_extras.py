@@ -7,8 +7,13 @@ from kernels.host import extras
 from kernels.host.extras import extra_requirements, install_command
 
 
-def test_checkout_suggests_uv() -> None:
-    assert install_command("onnx") == "uv sync --extra onnx"
+def test_checkout_suggests_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other extras are kept, and the project is found from any folder."""
+    root = Path(__file__).parents[3]
+    monkeypatch.chdir(root / "tests")
+    assert install_command("onnx") == "uv sync --inexact --extra onnx"
+    monkeypatch.chdir(tmp_path)
+    assert install_command("onnx") == f"uv sync --project {root} --inexact --extra onnx"
 
 
 def test_installed_package_suggests_requirements(monkeypatch: pytest.MonkeyPatch) -> None:

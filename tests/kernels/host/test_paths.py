@@ -27,15 +27,15 @@ def test_leading_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert with_home("~/photos") == Path("/home/somebody/photos")
     assert with_home("photos/~a") == Path("photos/~a")
-    with pytest.raises(ValueError, match=r"~no-such-user/a: no home folder is known"):
+    with pytest.raises(ValueError, match=r"~no-such-user/a: unknown home folder"):
         with_home("~no-such-user/a")
 
 
 def test_unwritable_output_file_raises(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     assert output_file("--json", str(tmp_path / "link")) == tmp_path / "target"
-    with pytest.raises(ValueError, match=r"--json .*: a folder; give the name of a file in it"):
+    with pytest.raises(ValueError, match=r"--json .*: is a folder; give the name of a file in it"):
         output_file("--json", str(tmp_path))
-    with pytest.raises(ValueError, match=r"there is no folder .*/none; make it first"):
+    with pytest.raises(ValueError, match=r"folder .*/none not found; create it first"):
         output_file("--json", str(tmp_path / "none" / "a"))
     assert output_file("--json", str(tmp_path / "none" / "a"), makes_folder=True) == tmp_path / "none" / "a"

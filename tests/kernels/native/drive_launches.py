@@ -34,12 +34,12 @@ class Host:
             device, ctypes.c_void_p(stream), kernel.encode(), _Grid(*grid), threads, ctypes.byref(ctypes.c_int64(args))
         )
 
-    def launch_together(self, kernel: str, device: int, stream: int, most_blocks: int, threads: int) -> None:
+    def launch_together(self, kernel: str, device: int, stream: int, max_blocks: int, threads: int) -> None:
         self._library.graph_train_check_launch_together(
             device,
             ctypes.c_void_p(stream),
             kernel.encode(),
-            ctypes.c_int64(most_blocks),
+            ctypes.c_int64(max_blocks),
             threads,
             ctypes.byref(ctypes.c_int64(7)),
         )

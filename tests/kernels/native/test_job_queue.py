@@ -11,8 +11,8 @@ import pytest
 
 _ENQUEUE = "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE"
 
-# Loaded before OneFlow, so that OneFlow calls it: holds up the thread that has started a run.
-_LATE = """
+# Loaded before OneFlow, so that OneFlow calls it: delays the thread that has started a run.
+_DELAYING_LIBRARY = """
 #include <dlfcn.h>
 #include <unistd.h>
 extern "C" void %(enqueue)s(void* stream, const void* graph) {
@@ -49,7 +49,7 @@ def test_run_that_ends_before_it_is_queued(tmp_path: Path) -> None:
     found = importlib.util.find_spec("oneflow")
     assert found is not None and found.origin is not None
     (library,) = (Path(found.origin).parents[1] / "oneflow.libs").glob("liboneflow-*.so")
-    (tmp_path / "late.cpp").write_text(_LATE % {"enqueue": _ENQUEUE, "library": library.name})
+    (tmp_path / "late.cpp").write_text(_DELAYING_LIBRARY % {"enqueue": _ENQUEUE, "library": library.name})
     late = tmp_path / "late.so"
     subprocess.run(["g++", "-shared", "-fPIC", "-O1", "late.cpp", "-o", late, "-ldl"], check=True, cwd=tmp_path)
     done = subprocess.run(

@@ -10,7 +10,7 @@ from kernels.plugin import plugin_library
 from kernels.runtime import Tensor, flow
 
 BOUNDS = {ActivationType.FLOAT32: 3e-6, ActivationType.BFLOAT16: 2 * 2**-8, ActivationType.FLOAT16: 2 * 2**-11}
-"""Of the largest value: some 25 roundings of float32, or two of the other types (output, its gradient)."""
+"""Error bound relative to the largest value: about 25 roundings of float32, or two of the other types."""
 
 Layer = Callable[..., Tensor]
 

@@ -19,8 +19,8 @@ class _Loss(flow.nn.Module):
         for level, raw_map in enumerate(maps):
             self.register_parameter(f"map{level}", flow.nn.Parameter(raw_map))
         self.register_buffer("settings", settings)
-        self.register_buffer("balance", _everywhere(flow.tensor([4.0, 1.0]), settings))
-        self.register_buffer("scale", _everywhere(flow.tensor([2.0]), settings))
+        self.register_buffer("balance", _replicated(flow.tensor([4.0, 1.0]), settings))
+        self.register_buffer("scale", _replicated(flow.tensor([2.0]), settings))
 
     def maps(self) -> list[Tensor]:
         return [self.map0, self.map1]
@@ -29,7 +29,7 @@ class _Loss(flow.nn.Module):
         return detection_loss(self.maps(), labels, self.settings, self.balance, self.scale)
 
 
-def _everywhere(tensor: Tensor, like: Tensor) -> Tensor:
+def _replicated(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.to_global(placement=like.placement, sbp=flow.sbp.broadcast) if like.is_global else tensor
 
 
@@ -69,14 +69,14 @@ def main(mode: PluginMode) -> None:
     expected[0].backward()
 
     place = flow.placement("cpu", list(range(ranks)))
-    everywhere = {"placement": place, "sbp": flow.sbp.broadcast}
+    replicated = {"placement": place, "sbp": flow.sbp.broadcast}
     split = {"placement": place, "sbp": flow.sbp.split(0)}
 
     def spread() -> _Loss:
-        maps = [flow.tensor(array).to_global(**everywhere).to_global(**split) for array in arrays]
-        return _Loss(maps, settings.to_global(**everywhere))
+        maps = [flow.tensor(array).to_global(**replicated).to_global(**split) for array in arrays]
+        return _Loss(maps, settings.to_global(**replicated))
 
-    given = flow.tensor(labels).to_global(**everywhere).to_global(**split)
+    given = flow.tensor(labels).to_global(**replicated).to_global(**split)
     eager, captured = spread(), spread()
     ours = eager(given)
     ours[0].backward()

@@ -54,7 +54,7 @@ EXACT: dict[str, Exact] = {
     "Sigmoid": lambda x, _: (_sigmoid(x), _sigmoid(x) * _sigmoid(-x)),
     "Tanh": lambda x, _: (np.tanh(x), 1 - np.tanh(x) ** 2),
 }
-"""Value and derivative of each."""
+"""Value and derivative of each function."""
 MODULES = {
     **{name: getattr(flow.nn, name)() for name in FUNCTIONS},
     "LeakyReLU": flow.nn.LeakyReLU(0.2),

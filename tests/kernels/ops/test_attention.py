@@ -18,7 +18,7 @@ from tests.kernels.ops.activations import (
 from tests.kernels.ops.launches import launches_of
 
 BOUNDS = {ActivationType.FLOAT32: 2e-6, ActivationType.BFLOAT16: 2**-8, ActivationType.FLOAT16: 2**-11}
-"""Of the largest value: float32 sums, rounded once."""
+"""Error bound relative to the largest value: float32 sums, rounded once."""
 SHAPES = [
     ((1, 1, 1, 3), 1),
     ((2, 3, 5, 24), 4),

@@ -36,7 +36,7 @@ def exact_view(
 @pytest.mark.parametrize(
     ("shape", "scaled", "size"),
     [
-        ((2, 3, 64, 96), (53, 79), (64, 96)),  # as views are
+        ((2, 3, 64, 96), (53, 79), (64, 96)),  # as for views
         ((1, 3, 33, 47), (22, 31), (32, 32)),
         ((1, 1, 5, 7), (13, 8), (13, 8)),  # larger, without a border
         ((2, 3, 8, 8), (8, 8), (9, 8)),
@@ -54,7 +54,7 @@ def test_view_matches_numpy(
 
     (view,) = check_thread_orders(run)
     exact = exact_view(images, scaled, size, mirrored, BORDER)
-    np.testing.assert_allclose(view, exact, rtol=0, atol=2e-5)  # a place among 100 px is rounded too
+    np.testing.assert_allclose(view, exact, rtol=0, atol=2e-5)  # positions within 100 px are rounded, too
     if scaled == shape[2:]:
         inside = images[..., ::-1] if mirrored else images
         np.testing.assert_array_equal(view[:, :, : scaled[0]], inside.astype(np.float32) / np.float32(255))

@@ -138,7 +138,7 @@ def test_empty_batch_keeps_running_statistics(function: Any, activation_type: Ac
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("function", [batch_norm, synchronised_batch_norm])
 def test_nonfinite_channel_keeps_running_statistics(function: Any, bad: float) -> None:
-    """Its output is NaN, so that the step is skipped."""
+    """The output is NaN, so that the step is skipped."""
     x = np.ones((2, 3, 3, 2), np.float32)
     x[0, 0, 1, 1] = bad
     running = [flow.full((2,), 7.0), flow.full((2,), 9.0)]
@@ -201,7 +201,7 @@ def test_two_ranks_match_one(tmp_path: Path, pytestconfig: pytest.Config) -> Non
 STOCK_CASES: dict[str, tuple[tuple[int, ...], float, float]] = {
     "odd sizes": ((3, 5, 7, 9), 0.0, 3e-6),
     "large": ((2, 32, 60, 60), 0.0, 3e-6),
-    # The digits by which the mean exceeds the deviation are lost, in any float32 kernel.
+    # Any float32 kernel loses the digits by which the mean exceeds the standard deviation.
     "far mean": ((4, 16, 12, 12), 20.0, 3e-5),
     "two values": ((2, 3, 1, 1), 0.0, 3e-6),
 }

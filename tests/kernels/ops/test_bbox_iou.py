@@ -142,6 +142,18 @@ def test_ciou_gradient_matches_finite_differences_with_constant_alpha(overlap: _
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
+def test_ciou_gradient_of_boxes_far_beyond_any_aspect_ratio(overlap: _Overlap) -> None:
+    """In float32 it is that of double precision, where YOLOv5's is 0 times infinity."""
+    sides = [(1, 1e-20), (1e-20, 1), (3, 1e-30), (1e-30, 3), (1e-21, 3e-21), (2, 1e-38), (2, 0.5)]
+    box1 = np.array([(1.3, 0.8, *pair) for pair in sides])
+    box2 = np.tile([1.1, 1.0, 2.0, 3.0], (len(sides), 1))
+    single = _values_and_gradients(overlap, box1.astype(np.float32), box2.astype(np.float32), "ciou", True)
+    double = _values_and_gradients(bbox_iou_reference, box1, box2, "ciou", True)
+    for ours, wanted in zip(single, double, strict=True):
+        assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("kind", _KINDS)
 def test_gradient_at_ties_and_touching_edges(overlap: _Overlap, kind: IouKind) -> None:
     # Equal boxes tie in every minimum and maximum; the second pair touches: its overlap has exactly zero width.

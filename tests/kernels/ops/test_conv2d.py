@@ -13,7 +13,8 @@ from kernels.runtime import Tensor, flow
 from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 _FLOAT32_BOUND = 2e-6
-"""Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
+"""Error bound relative to the sum of absolute products: about 16 roundings of float32, as sums are computed in
+blocks."""
 
 
 def _convolve(case: Case, x: Tensor, weight: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from kernels.runtime import Tensor, flow
 from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, draw_arrays, gradients_in_graph
 
 SUMS = 2e-6
-"""Of the sum of the products' absolute values: some 16 roundings of float32, sums being taken in blocks."""
+"""Error bound relative to the sum of absolute products: about 16 roundings of float32, as sums are computed in
+blocks."""
 ROUNDING = {"float32": 2**-24, "bfloat16": 2**-8, "float16": 2**-11}
-"""Half a unit in the last place, of the result."""
+"""Half a unit in the last place of the result."""
 Results = tuple[Array, Array, Array]
 
 
@@ -129,7 +130,7 @@ def test_best_cudnn_algorithm_is_chosen(
 @pytest.mark.parametrize(
     ("dtype", "packed"), [("float32", False), ("float32", True), ("bfloat16", True), ("float16", True)]
 )
-@pytest.mark.parametrize("name", ["1x1", "3x3, groups", "first layer"])
+@pytest.mark.parametrize("name", ["1x1", "3x3, groups", "3x3, tiles of 2", "3x3, tiles of 4", "first layer"])
 def test_graph_matches_eager_bitwise(name: str, dtype: str, packed: bool) -> None:
     skip_unless_supported(dtype, packed)
     case, arrays = CASES[name], exact_inputs(CASES[name])

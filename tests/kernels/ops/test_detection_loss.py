@@ -213,8 +213,8 @@ def test_more_labels_than_threads_per_block() -> None:
 
 @pytest.mark.parametrize("best_wins", [False, True])
 def test_many_labels_in_one_cell(best_wins: bool) -> None:
-    # Equal centres and similar sizes: every cell that answers for one answers for all. The last in build order sets
-    # the objectness target, or the best; all of them add to the gradient.
+    # With equal centres and similar sizes, a cell that matches one label matches all. The last one in build order, or
+    # the best one, sets the objectness target; all of them contribute to the gradient.
     maps, labels, geometry = _random_case(3, max_labels=0)
     generator = np.random.default_rng(4)
     labels[1, :16, 0] = generator.integers(0, 3, 16)
@@ -236,7 +236,7 @@ def test_no_labels_at_all() -> None:
 
 
 def test_focal_loss_that_vanishes() -> None:
-    # Logits that are certain and right: the loss and its derivative vanish, where the composed form divides 0 by 0.
+    # Certain and correct logits: loss and derivative vanish, where the composed form divides 0 by 0.
     config = LossConfig(fl_gamma=0.5)
     maps = [np.full((1, 2, 3, 4, 8), -200, np.float32)]
     labels = np.full((1, 16, 5), -1, np.float32)
@@ -271,7 +271,7 @@ class _CriterionGraph(flow.nn.Graph):
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
-    # With autobalance: both must also move the balance alike, call after call.
+    # With autobalance, both must also update the balance equally in every call.
     maps, labels, geometry = _random_case(3)
     config = LossConfig(autobalance=True)
     fused, composed = (
@@ -343,7 +343,7 @@ def test_single_cuda_launch_forward_and_none_backward(request: pytest.FixtureReq
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
     assert launches_of(forward) == ({"detection_loss": 1} if emulated else {})
     backward = launches_of(total.backward)
-    assert not {name for name in backward if name != "fill_f32"}  # the gradient of the total itself: a one
+    assert not {name for name in backward if name != "fill_f32"}  # the gradient of the total itself is 1
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -381,7 +381,7 @@ def test_recorded_cases(goldens: Path) -> None:
         with np.load(path, allow_pickle=False) as vectors:
             case: dict[str, Any] = dict(vectors)
         if "hyp_json" not in case:
-            continue  # the file of single elements
+            continue  # a file of element losses
         _check_recorded(path.name, case)
         checked += 1
     assert checked > 10

@@ -86,7 +86,7 @@ def test_more_candidates_than_threads_per_block() -> None:
 
 
 def test_equal_confidences_keep_order() -> None:
-    # Few different confidences, so that ties also lie across the last candidate that enters.
+    # Few distinct confidences, so that there are also ties at the limit on candidates.
     predictions = _predictions(2, 400, 3, seed=1)
     predictions[..., 4:] = np.ceil(predictions[..., 4:] * 2) / 2
     for settings in (NmsSettings(multi_label=True), NmsSettings(max_candidates=50), NmsSettings(max_det=3)):

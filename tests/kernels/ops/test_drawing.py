@@ -25,7 +25,7 @@ def test_known_values() -> None:
     picture = grey([[0, 100, 200, 40]])
     assert rendered(picture, (0, 0, 1, 4), (1, 4))[1].tolist() == [[0, 100, 200, 40]]
     assert rendered(picture, (0, 4, 1, 0), (1, 4))[1].tolist() == [[40, 200, 100, 0]]  # mirrored
-    # Half a pixel to the right; beyond the edge the last pixel counts on.
+    # Half a pixel to the right; beyond the edge, the last pixel is repeated.
     assert rendered(picture, (0, 0.5, 1, 4.5), (1, 4))[0].tolist() == [[50, 150, 120, 40]]
     # Half the size: two neighbours each, whether sampled or averaged with weights 1 3 3 1 over eight.
     assert rendered(picture, (0, 0, 1, 4), (1, 2))[2].tolist() == [[50, 120]]
@@ -53,7 +53,7 @@ def test_kernel_matches_reference(seed: int) -> None:
     for number in range(60):
         height, width = (int(v) for v in rng.integers(1, 200 if number % 2 else 12, 2))
         shape = tuple(int(v) for v in rng.integers(1, 90, 2))
-        # A window of a larger picture, and one of larger planes: only its own bytes may change.
+        # Windows of a larger image and larger planes: only bytes of the window may change.
         crop = rng.integers(0, 256, (height + 2, width + 3, 3), dtype=np.uint8)[1:-1, 2:-1]
         edges = rng.uniform(-0.2, 1.2, 4) * (height, width, height, width)
         top, left, bottom, right = (edges.round() if number % 3 == 0 else edges).tolist()
@@ -80,7 +80,7 @@ def test_mismatched_arguments_raise() -> None:
         draw_region(crop[:, ::2], (0, 0, 4, 5), target, filter="linear")
     with pytest.raises(ValueError, match=r"target uint8 \(4, 5, 3\)"):
         draw_region(crop, (0, 0, 4, 5), crop, filter="linear")
-    with pytest.raises(ValueError, match="neither may be empty"):
+    with pytest.raises(ValueError, match="must not be empty"):
         draw_region(crop, (0, 0, 4, 5), target[:, :0], filter="linear")
     with pytest.raises(ValueError, match="must be finite"):
         draw_region(crop, (0, 0, float("nan"), 5), target, filter="linear")

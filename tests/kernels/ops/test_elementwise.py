@@ -94,7 +94,7 @@ def test_casts_round_to_nearest(activation_type: ActivationType) -> None:
     expected = np.where(np.isnan(values), np.float32("nan"), ROUNDINGS[activation_type](bits))
     np.testing.assert_array_equal(got, expected)
     numbers = ~np.isnan(values)
-    assert got[numbers].tobytes() == expected[numbers].tobytes()  # the sign of zero too
+    assert got[numbers].tobytes() == expected[numbers].tobytes()  # including the sign of zero
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3, 5, 33)])
@@ -108,7 +108,7 @@ def test_graph_matches_eager_bitwise(shape: tuple[int, ...], activation_type: Ac
 
 
 def test_empty_tensors(activation_type: ActivationType) -> None:
-    """Only eagerly, as OneFlow's graphs do not accept empty tensors."""
+    """Test eager mode only, as OneFlow's graphs do not accept empty tensors."""
     x = flow.zeros(0, 3, 4, requires_grad=True)
     y = flow.nn.functional.silu(x).to(activation_type.dtype)
     (y + y).to(flow.float32).sum().backward()

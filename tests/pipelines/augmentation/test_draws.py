@@ -111,7 +111,7 @@ def test_rng_counters_do_not_collide() -> None:
 
 
 def test_single_image_known_values() -> None:
-    # 100 x 50 px at 64 px: 64 x 32, so 16 px of border on top; no random geometry at all.
+    # 100 x 50 px at 64 px become 64 x 32, with a border of 16 px at the top; without random geometry.
     box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
     still = AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0)
     draws = SampleDraws(index_of([(100, 50)], [box]), still, seed=0)
@@ -165,7 +165,7 @@ def test_distributions_match_reference() -> None:
     assert np.allclose(gains.max(axis=0), (1.015, 1.7, 1.4), atol=0.01)
     ratios = np.array([p.mix_ratio for p in plans if len(p.views) == 2])
     assert ratios.std() == pytest.approx((32 * 32 / (64**2 * 65)) ** 0.5, rel=0.1)  # of beta(32, 32)
-    # The image itself is in every mosaic, at every place alike.
+    # The image itself is in every mosaic, at each position equally often.
     places = [p.views[0].sources.index(p.index) for p in plans]
     assert np.allclose(np.bincount(places) / len(places), 0.25, atol=0.03)
     centres = np.array([p.views[0].placements[3].offset_xy for p in plans])
@@ -180,9 +180,9 @@ def test_colours_are_unchanged_without_gain() -> None:
         for h in (0.1, 0.0)
     )
     assert strong.hsv_gains is not None and strong.hsv_gains[1:] == (1.0, 1.0)
-    # Pixels would not come back from gains of 1: a way through 8-bit hue and saturation loses levels.
+    # Gains of 1 would change pixels, because conversion to 8-bit hue and saturation loses levels.
     assert none.hsv_gains is None
-    # Nothing else is drawn otherwise.
+    # All other draws are the same.
     assert (none.flip_left_right, none.mix_ratio) == (strong.flip_left_right, strong.mix_ratio)
     assert [v.sources for v in none.views] == [v.sources for v in strong.views]
 

@@ -45,11 +45,11 @@ def test_surviving_boxes_known_values() -> None:
     before = np.array([[0, 0, 10, 10]] * 5, np.float64)
     after = np.array(
         [
-            [0, 0, 10, 10],  # untouched
+            [0, 0, 10, 10],  # unchanged
             [0, 0, 2, 10],  # exactly 2 px wide: must be more
             [0, 0, 3, 3],  # 9 % of the area
             [0, 0, 4, 3],  # 12 %
-            [0, 0, 300, 2.5],  # 120 times as wide as high
+            [0, 0, 300, 2.5],  # aspect ratio 120
         ]
     )
     assert boxes.surviving_boxes(before, after).tolist() == [True, False, False, True, False]

@@ -116,7 +116,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
 
 
 def test_some_labels_survive() -> None:
-    """This makes the tests below meaningful."""
+    """Otherwise the tests below would prove nothing."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 
 

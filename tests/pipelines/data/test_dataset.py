@@ -62,11 +62,11 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
         ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
         ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
-        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "no home folder is known"),
+        ("path: ~nobody-here/x\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "unknown home folder"),
         (
             "train: ~nobody-here/x\nval: images/val\nnames: [a]",
             ":1:8",
-            "train: ~nobody-here/x: no home folder is known",
+            "train: ~nobody-here/x: unknown home folder",
         ),
         ('train: "a\\0b"\nval: images/val\nnames: [a]', ":1:8", "must be a path"),
         ("train: images/train\nval: images/val", "", "neither `names` nor `nc`"),
@@ -110,12 +110,12 @@ def test_missing_split_raises_on_access(folder: Path) -> None:
     assert only_val.split("val") == (folder / "images" / "val",)
 
 
-@pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("VOC.yaml", 20)])
+@pytest.mark.parametrize(("name", "classes"), [("coco.yaml", 80), ("coco128", 80), ("data/VOC.yaml", 20)])
 def test_shipped_data_sets_load(name: str, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = load_dataset(name, require=())
     assert len(found.class_names) == len(set(found.class_names)) == classes
-    sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "VOC.yaml": "2,910.7"}
+    sizes = {"coco.yaml": "20,201.1", "coco128": "7.0", "data/VOC.yaml": "2,910.7"}
     with pytest.raises(
         ValueError, match=rf"use --allow-download to download http.* \({sizes[name]} MB; .*Flickr"
     ) as reported:
@@ -165,7 +165,7 @@ def _write_some(root: Path, *files: str) -> None:
 def test_incomplete_shipped_data_set_raises(
     name: str, there: list[str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This is checked before any download, which could not be stored."""
+    """Check this before downloading, as the download could not be stored."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dataset, "fetch_into", None)
     root = tmp_path / "datasets" / name
@@ -201,9 +201,7 @@ def test_invalid_paths_raise(tmp_path: Path) -> None:
         load_dataset(tmp_path / "none.yaml")
     with pytest.raises(ValueError, match="is a folder; give a dataset yaml"):
         load_dataset(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^~nobody-here/data.yaml: no home folder is known for it; write the whole path"
-    ):
+    with pytest.raises(ValueError, match=r"^~nobody-here/data.yaml: unknown home folder; give the full path"):
         load_dataset("~nobody-here/data.yaml")
     assert "shapes" in shipped_names()
 

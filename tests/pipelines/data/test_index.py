@@ -204,7 +204,7 @@ def test_cached_index_is_valid_until_a_file_changes(tmp_path: Path) -> None:
 
     label = label_path(image)
     old = label.stat()
-    label.write_text(POLYGON + "1 .5 .5 .2 .4\n" + "junk\n")  # as long as before, and with its old time
+    label.write_text(POLYGON + "1 .5 .5 .2 .4\n" + "junk\n")  # with the same size and modification time
     os.utime(label, ns=(old.st_atime_ns, old.st_mtime_ns))
     changed = index(tmp_path / "images", cache=tmp_path / "cache")
     assert changed.labels[0][:, 0].tolist() == [1, 1]

@@ -93,14 +93,14 @@ QUANTISER, FRAME, HUFFMAN, SCAN = b"\xff\xdb", b"\xff\xc0", b"\xff\xc4", b"\xff\
         changed(jpeg(), FRAME, 4, 12),  # bits
         changed(jpeg(), FRAME, 9, 2),  # components
         changed(jpeg(), FRAME, 11, 0x33),  # sampling
-        changed(jpeg(), FRAME, 12, 3),  # a quantiser that is not there
+        changed(jpeg(), FRAME, 12, 3),  # a missing quantiser
         changed(jpeg(), FRAME, 1, 0xC9),  # arithmetic coding
         changed(jpeg(), FRAME, 6, 0).replace(b"\x00\x1e", b"\x00\x00", 1),  # no height
-        changed(jpeg(), HUFFMAN, 5, 200),  # more codes of one bit than there are
+        changed(jpeg(), HUFFMAN, 5, 200),  # three codes of one bit
         changed(jpeg(), HUFFMAN, 4, 0x20),  # neither DC nor AC
         changed(jpeg(), HUFFMAN, 21, 16),  # a DC symbol of 16 bits
-        changed(jpeg(), SCAN, 6, 0x22),  # tables that are not there
-        changed(jpeg(), SCAN, 5, 9),  # a component that is not there
+        changed(jpeg(), SCAN, 6, 0x22),  # missing tables
+        changed(jpeg(), SCAN, 5, 9),  # a missing component
         changed(jpeg(), SCAN, 4, 1),  # not all components in one scan
         changed(jpeg(), b"\xff\xe0", 3, 1),  # a length of one byte
     ],

@@ -72,7 +72,7 @@ def test_only_data_is_unpacked(kind: str, target: Path, tmp_path: Path) -> None:
         make_tar(file, [(member(name), value) for name, value in content.items()], kind)
     done = unpack(file, target, strip="set")
     assert all_files(target) == ["images/a.JPG", "labels/a.txt", "top.yaml"] == sorted(done.files)
-    assert sorted(done.left_out) == ["__MACOSX/set/a.txt", "set/.bashrc", "set/numpy.py", "set/run.sh"]
+    assert sorted(done.skipped) == ["__MACOSX/set/a.txt", "set/.bashrc", "set/numpy.py", "set/run.sh"]
     assert (target / "images/a.JPG").read_bytes() == b"picture"
     assert (target / "images/a.JPG").stat().st_mode & 0o111 == 0
 
@@ -126,7 +126,7 @@ def test_link_in_zip_raises(target: Path, tmp_path: Path) -> None:
 def test_decompression_bombs_raise_early(
     kind: str, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpack_module, "_ALWAYS_ALLOWED_BYTES", 4 << 20)
+    monkeypatch.setattr(unpack_module, "_MIN_LIMIT_BYTES", 4 << 20)
     zeros = bytes(1 << 20)
     names = [f"{number}.txt" for number in range(6)]
     file = tmp_path / "bomb"

@@ -24,8 +24,7 @@ DALI: Any = backend  # its type stubs lack the operator lists
 
 
 def test_gains_known_values() -> None:
-    # Half the saturation of pure red, at half the value: 127 of 255 levels, 127 parts of 255 of it taken away from
-    # green and blue.
+    # Pure red at half the saturation and half the value: value 127 of 255; green and blue are lower by 127/255 of it.
     red = np.array([[[255, 0, 0]]], np.uint8)
     assert colour.apply_hsv_gains(red, np.array((1.0, 0.5, 0.5))).tolist() == [[[127, 64, 64]]]
     # Hue 60 (green, in steps of two degrees) times 1.5 is 90: cyan.
@@ -45,7 +44,7 @@ KINDS = {
     "pasted": AugmentConfig(copy_paste=0.8, mosaic9=0.5),
     "quad, warp, pasted": AugmentConfig(quad=True, degrees=5, copy_paste=0.5),
 }
-"""All kinds of views that a training can ask for."""
+"""Augmentation settings that cover all kinds of views."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def test_gpu_graph_renders_same_images(
     for one, other in zip(drawn(outlined, augment), expected, strict=True):
         assert one.shape == other.shape
         difference = np.abs(one.astype(int) - other)
-        # Gains in float32 may put a level of hue on the other side of a whole number; none does here.
+        # Gains in float32 can round a level of hue differently; here they do not.
         assert difference.max() == 0
 
 

@@ -60,7 +60,7 @@ def test_memory_need_known_values(index: ImageIndex) -> None:
     )
     need = cache_need(two)
     assert need.decoded == 10 * 20 * 3 + 30 * 40 * 3
-    assert need.encoded == 70 + 30 * 40 * 3  # alpha is taken away on the host: kept as pixels
+    assert need.encoded == 70 + 30 * 40 * 3  # alpha is removed on the host, so pixels are cached
 
 
 def test_available_memory_decides_cache_format(index: ImageIndex) -> None:
