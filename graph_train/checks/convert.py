@@ -1,5 +1,6 @@
 """`graph-check convert`: convert Pascal VOC or COCO annotations to a YOLO data set."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -14,6 +15,8 @@ from graph_train.settings.convert_options import ConvertOptions
 from kernels.host.paths import output_file, printable, with_home
 from pipelines.data.problems import count, write_problems
 from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def convert(options: ConvertOptions) -> int:
@@ -39,6 +42,10 @@ def convert(options: ConvertOptions) -> int:
             write_split(split, name, names, temporary, placing="copy" if options.copy else "link")
         _write_yaml(temporary, splits, names)
         os.replace(temporary, output)
+    except OSError as error:
+        if error.errno in _NO_SPACE:  # its file name may be that of the image that is copied
+            raise OSError(f"--output {printable(output)}: {error.strerror}; nothing of it is kept") from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return _report(splits, names, output, problems_file)

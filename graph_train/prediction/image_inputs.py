@@ -87,7 +87,7 @@ def _checked_array(image: Array, where: str) -> Array:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         hint = "; multiply by 255 and round" if image.dtype.kind == "f" else ""
         raise ValueError(f"{where}: array {image.shape} of {image.dtype}; expected (h, w, 3) uint8 RGB{hint}")
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(_checked_size(image, where))
 
 
 def _checked_size(pixels: Array, where: str) -> Array:

@@ -40,6 +40,7 @@ _SAME_SHAPE = 0.02
 """Largest relative difference of the aspect ratios of an image and its smaller copy."""
 _SIMPLE_MODES = ("RGB", "L")
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
+_RANGELESS_MODES = ("I", "F")
 _START_OF_SCAN = b"\xff\xda"
 _PNG_DEPTH_OFFSET = 24
 _TIFF_BITS = 258
@@ -122,6 +123,10 @@ def inspect_image(path: Path | str) -> ImageFacts:
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
 
+def _unsupported(mode: str) -> str:
+    return f"pixels of type {mode!r}; 8-bit and 16-bit images are supported"
+
+
 def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image.
 
@@ -162,7 +167,13 @@ def decode_rgb(content: bytes) -> np.ndarray:
 
 
 def rgb_pixels(image: Image.Image) -> np.ndarray:
-    """Convert an opened image of any mode to (h, w, 3) uint8 RGB, see `decode_rgb`."""
+    """Convert an opened image to (h, w, 3) uint8 RGB, see `decode_rgb`.
+
+    Raises:
+        UnusableImageError: its pixels are 32-bit numbers, whose range is unknown.
+    """
+    if image.mode in _RANGELESS_MODES:
+        raise UnusableImageError(_unsupported(image.mode))
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
@@ -198,7 +209,7 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     if min(width, height) < MIN_SIDE_PX:
         raise UnusableImageError(f"{width} x {height} px, smaller than {MIN_SIDE_PX} px")
     if mode not in _MODES:
-        raise UnusableImageError(f"pixels of type {mode!r}; 8-bit and 16-bit images are supported")
+        raise UnusableImageError(_unsupported(mode))
     _reject_many_scans(kind, content, width * height)
     bits = _bits_per_channel(image, kind, content)
     if kind == "jpeg":

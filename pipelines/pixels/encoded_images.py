@@ -26,8 +26,11 @@ def needs_host_decoding(found: ImageFormat) -> bool:
 def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
     """Decode an image file with Pillow to (h, w, 3) uint8 RGB, see `pipelines.data.images.decode_rgb`.
 
+    Args:
+        path: the file.
+        image_wh: width and height in px when it was scanned; None does not compare them.
     Raises:
-        OSError: the file can no longer be decoded, or has another width and height in px than `image_wh`.
+        OSError: the file can no longer be decoded, or has another size.
     """
     try:
         pixels = decode_rgb(read_image_file(path))
@@ -84,7 +87,10 @@ class ImageBytes:
                 f"{printable(path)}: can no longer be read ({reason}); check whether it was moved or changed"
             ) from error
         # Looking into each file would take time; another image has another number of bytes, too.
-        if len(content) != self._file_bytes[number] and (found := upright_size(io.BytesIO(content))) is not None:
+        if len(content) != self._file_bytes[number]:
+            found = upright_size(io.BytesIO(content))
+            if found is None:  # DALI would try for long with an image that claims gigapixels
+                raise OSError(f"{printable(path)}: can no longer be decoded; check whether it was changed")
             _require_size(path, found, self._sizes[number])
         return np.frombuffer(content, np.uint8)
 
@@ -108,7 +114,7 @@ class ImageBytes:
         bad = []
         for number in dict.fromkeys(numbers):
             try:
-                Image.open(io.BytesIO(self[number].tobytes())).load()
+                Image.open(io.BytesIO(read_image_file(self._paths[number]))).load()
             except Exception as error:  # Pillow's decoders may raise any exception
                 bad.append(f"{self._paths[number]} ({_reason(error)})")
         return "; ".join(bad)

@@ -1,6 +1,8 @@
 """Conversion of Pascal VOC and COCO annotations to YOLO data sets, read back with our reader."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,20 @@ def test_names_that_no_data_set_may_have_are_rejected(
     flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", name]
     assert main(["convert", *flags]) == 2
     assert capsys.readouterr().err == f"graph-check: --names {name!r}: must be a printable class name\n"
+
+
+def test_full_disk_is_said_of_the_output(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(source: str, _: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source)
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    output = tmp_path / "yolo"
+    assert main(["convert", "--train", str(voc), "--val", str(voc), "--output", str(output), "--copy"]) == 2
+    expected = f"graph-check: --output {output}: No space left on device; nothing of it is kept\n"
+    assert capsys.readouterr().err == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["VOC2007"]
 
 
 def test_files_that_are_no_images_by_name_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,6 +180,11 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
         (np.zeros((64, 96), np.uint8), r"image 1: array \(64, 96\) of uint8; expected \(h, w, 3\)"),
         (np.zeros((9, 96, 3), np.uint8), "image 1: 96 x 9 px; sides of at least 10 px"),
         (7, "image 1: type int; expected a path"),
+        # Their range is unknown: 0 to 1, 255 or 65535. They came out black.
+        (Image.new("F", (64, 64)), "image 1: pixels of type 'F'; 8-bit and 16-bit images are supported"),
+        (Image.new("I", (64, 64)), "image 1: pixels of type 'I'"),
+        # Refused before 28 GiB are copied.
+        (np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (100_000, 100_000, 3)), "image 1: 100000 x 100000 px"),
         (b"no image", r"image 1: not an image \(JPEG, PNG, BMP, WebP or TIFF by its content\)$"),
         ("none.jpg", "none.jpg: no such file"),
         ("https://me:secret@host/a.jpg", r"^image 1: https://host/a.jpg is a URL; use predict\(source="),

@@ -46,6 +46,8 @@ def test_any_pillow_error_explains_failure(index: ImageIndex) -> None:
         for kind, data in ((b"IHDR", header), (b"IDAT", b""))
     ]
     index.paths[0].write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(OSError, match=r"000\.png: can no longer be decoded; check whether it was changed"):
+        ImageBytes(index)[0]
     message = ImageBytes(index).explain_failure([0, 1, 0])
     assert message.startswith(f"{index.paths[0]} (Image size")
     assert "001.jpg" not in message and "\n" not in message
