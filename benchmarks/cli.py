@@ -11,7 +11,14 @@ from typing import Any
 from benchmarks.registry import BENCHMARKS, COMMANDS
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import run_command
+from graph_train.settings.flag_table import check_range
 from graph_train.settings.parser import CommandParser
+from kernels.host.paths import output_file
+
+_MAY_BE_ZERO = ("seed", "images", "labels", "steps")
+_MAX_COUNT = 1_000_000_000
+_MAX_NUMBER = {"threads": 4096, "workers": 4096, "imgsz": 1 << 14, "batch_size": 1 << 16, "seed": (1 << 32) - 1}
+"""Limits that catch typing errors, which would otherwise exhaust memory or never end."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,14 +108,14 @@ def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:
 
 def _check(flags: argparse.Namespace) -> None:
     """Raise ValueError for flags that would otherwise fail only after minutes of measuring."""
-    for flag in ("repeats", "threads"):
-        value = getattr(flags, flag, 1)
-        if value < 1:
-            raise ValueError(f"--{flag} {value}: must be at least 1")
+    for flag, value in vars(flags).items():
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) is int:
+                check_range(flag, number, 0 if flag in _MAY_BE_ZERO else 1, _MAX_NUMBER.get(flag, _MAX_COUNT))
     for flag in ("json", "plot"):
         path = getattr(flags, flag)
-        if path and not Path(path).resolve().parent.is_dir():
-            raise ValueError(f"--{flag} {path}: folder not found; create it first")
+        if path is not None:
+            output_file(f"--{flag}", path)
     if flags.plot and Path(flags.plot).suffix not in (".png", ".svg", ".pdf"):
         raise ValueError(f"--plot {flags.plot}: must end in .png, .svg or .pdf")
 

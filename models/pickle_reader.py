@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_OPCODES = 20_000_000
+MAX_OPCODES = 5_000_000
 """Limit on opcodes, so that a crafted file cannot take long; YOLOv5x6 has about 250,000."""
 MAX_COPIED = 1_000_000
 """Limit on the total items of containers that calls copy; otherwise each opcode could copy the largest one again."""

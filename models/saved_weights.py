@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from kernels.host.paths import printable
 from models.pickle_reader import Global, Instance, checked_key, escaped
 
 Array = npt.NDArray[Any]
@@ -186,7 +187,12 @@ def _class_names(names: Any) -> tuple[str, ...] | None:
         names = [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else None
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, int)) for name in names):
         return None
-    return tuple(str(name) for name in names)
+    return shown_names(names)
+
+
+def shown_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """Return class names as printable text: they go to terminals, file names and reports."""
+    return tuple(printable(str(name)) for name in names)
 
 
 def plain_config(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_one
 from models.pickle_reader import escaped
 from models.pytorch_file import PyTorchFile, StoredTensor
 from models.safetensors_file import checksum, write_safetensors
-from models.saved_weights import FoundWeights, Part, as_float32, find_weights, plain_config
+from models.saved_weights import FoundWeights, Part, as_float32, find_weights, plain_config, shown_names
 from models.spec import CONFIG_KEYS
 
 Array = npt.NDArray[Any]
@@ -213,7 +213,7 @@ def _from_safetensors(path: Path, prefer: Prefer) -> LoadedWeights:
         part=part,
         stored_dtypes={name: value.dtype.name for name, value in raw.items()},
         epoch=epoch if isinstance(epoch, int) else None,
-        class_names=tuple(map(str, names_of_classes)) if isinstance(names_of_classes, list) else None,
+        class_names=shown_names(names_of_classes) if isinstance(names_of_classes, list) else None,
         config=plain_config(config if isinstance(config, dict) else None, CONFIG_KEYS),
         stride=_strides(np.asarray(stride)) if _is_numbers(stride) else None,
     )

@@ -54,7 +54,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: too few images for the steps, or fewer images than in the small set.
     """
-    images = flags.images or (QUICK_IMAGES if flags.quick else IMAGES)
+    images = flags.images if flags.images is not None else (QUICK_IMAGES if flags.quick else IMAGES)
     labels = flags.labels if flags.labels is not None else round(BOXES * images / IMAGES)
     if not 0 < flags.small < images or min(flags.steps, labels - 1) < 0:
         sizes = f"--small {flags.small}, --images {images}, --labels {labels}"

@@ -77,7 +77,10 @@ def free_memory_gib() -> float:
 
 
 def _cache_space() -> Fact:
-    folder = user_cache_folder()
+    try:
+        folder = user_cache_folder()
+    except OSError as error:
+        return Fact("cache folder", "none", str(error))
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -11,14 +12,16 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
+from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
-from kernels.host.paths import printable
 
+_FEWEST_OPEN_FILES = 20
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
     "Cannot allocate memory",
     "bad_alloc",
+    "allocate failed",
     "can't start new thread",
     "Resource temporarily unavailable",
 )
@@ -60,7 +63,8 @@ def _logging_restored() -> Iterator[None]:
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         _require_current_folder()
-        _require_docstrings()
+        _require_usual_python()
+        _require_open_files()
         return command() or DONE
     except AlreadyReportedError as error:
         return _code(error.__cause__)
@@ -109,21 +113,36 @@ def _require_current_folder() -> None:
         raise OSError("the current folder has been deleted; change to another folder") from None
 
 
-def _require_docstrings() -> None:
-    """Reject a Python that drops docstrings.
+def _require_usual_python() -> None:
+    """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: docstrings are dropped; OneFlow modifies its own at import and would fail.
+        ValueError: it registers its session inside an `assert`, adds to docstrings at import, and crashes when tensors
+            are moved in the development mode.
     """
-    if sys.flags.optimize > 1:
-        raise ValueError(
-            "Python drops docstrings (-OO, PYTHONOPTIMIZE=2), but OneFlow needs them; start Python without this option"
-        )
+    if sys.flags.optimize:
+        raise ValueError("Python drops assertions (-O, PYTHONOPTIMIZE), which OneFlow needs: start without that")
+    if sys.flags.dev_mode:
+        raise ValueError("OneFlow crashes in Python's development mode (-X dev, PYTHONDEVMODE): start without that")
+
+
+def _require_open_files() -> None:
+    """Reject a limit of open files with which the native libraries abort the process.
+
+    Raises:
+        ValueError: the limit is lower than what a training on one image needs.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < _FEWEST_OPEN_FILES:
+        raise ValueError(f"`ulimit -n` is {limit}, too few open files: raise it (`ulimit -n 1024`)")
 
 
 def _out_of_memory_message(error: BaseException) -> str:
-    """Return a message if the error is a lack of memory or threads, with the likely limit; "" otherwise."""
+    """Return a message if the error is a lack of memory, threads or open files, with the likely limit; "" otherwise."""
     text = one_line(error)
+    if os.strerror(errno.EMFILE) in text:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"{text}; `ulimit -n` is {limit}: raise it (`ulimit -n 1024`)"
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY_MESSAGES)):
         return ""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -155,6 +174,5 @@ def show_messages() -> None:
 def one_line(error: BaseException) -> str:
     """Return an error's message as one line, with the file name for an OSError."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{printable(os.fspath(error.filename))}: {error.strerror}"
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+        return as_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return as_line(str(error)) or type(error).__name__

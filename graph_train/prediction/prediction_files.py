@@ -205,7 +205,8 @@ class PredictionWriter:
         if drawing is None and not crops:
             self._write_rows(prediction, None, crops)
             return
-        pixels = decode_on_host(prediction.path)
+        height, width = prediction.image_hw
+        pixels = decode_on_host(prediction.path, (width, height))
         self._write_rows(prediction, pixels, crops)
         if drawing is not None:
             drawn = Image.fromarray(draw_detections(pixels, prediction.detections, self._names, drawing))

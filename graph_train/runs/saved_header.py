@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from graph_train.engine.state import Counters
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import COLUMNS
-from graph_train.settings.hyperparameters import Hyperparameters
+from graph_train.settings.hyperparameters import KNOWN_KEYS, Hyperparameters
 
 T = TypeVar("T", Cursor, Counters)
 _LARGEST = 2**53
@@ -93,11 +94,18 @@ def _mapping(header: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
-    known = {item.name for item in fields(Hyperparameters)}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"invalid header: unknown hyper-parameter {name!r:.60}")
+    _check_names("hyper-parameter", values, [name for name in KNOWN_KEYS if name != "anchors"], optional=["anchors"])
     return Hyperparameters(**values)
+
+
+def _check_names(kind: str, values: Mapping[str, Any], names: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Reject unknown names, and missing ones: a default would continue another training."""
+    for name in values:
+        if name not in names and name not in optional:
+            raise ValueError(f"invalid header: unknown {kind} {name!r:.60}")
+    for name in names:
+        if name not in values:
+            raise ValueError(f"invalid header: no {kind} {name!r}")
 
 
 def _anchors(values: Any) -> npt.NDArray[np.float32]:
@@ -113,10 +121,8 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
 
 def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
     """Return an object with these values; types must be those of the defaults, and counts not negative."""
-    names = {item.name for item in fields(fresh)}
+    _check_names(f"{part} entry", values, [item.name for item in fields(fresh)])
     for name, value in values.items():
-        if name not in names:
-            raise ValueError(f"invalid header: unknown {part} entry {name!r:.60}")
         default = getattr(fresh, name)
         if not _fits(value, default):
             raise ValueError(f"invalid header: {part} {name}={value!r:.60}")
@@ -131,7 +137,7 @@ def _fits(value: Any, like: Any) -> bool:
     if isinstance(like, int):
         return isinstance(value, int) and 0 <= value <= _LARGEST
     if isinstance(like, float):
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     # A default list with entries has a fixed length.
     return isinstance(value, list) and len(value) == (len(like) or len(value)) and all(_fits(x, 0.0) for x in value)
 

@@ -109,8 +109,11 @@ def typed(item: "Field[Any]", value: Any) -> Any:
     entries = tuple(value) if kind in (TEXTS, NUMBERS) and isinstance(value, list | tuple) else (value,)
     entry_kind = {TEXTS: str, NUMBERS: int, SWITCH: bool}.get(kind, kind)
     if not all(_has_type(entry, entry_kind) for entry in entries):
-        raise ValueError(f"{item.name}={value!r}: must be {_KINDS[kind]}")
-    made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
+        raise ValueError(f"{item.name}={value!r:.60}: must be {_KINDS[kind]}")
+    try:
+        made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
+    except OverflowError:
+        raise ValueError(f"{item.name}={value!r:.60}: too large") from None
     return made if kind in (TEXTS, NUMBERS) else made[0]
 
 

@@ -6,6 +6,7 @@ Keys missing from a file take the values of `hyp.scratch-low.yaml`, with a warni
 import difflib
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -210,8 +211,8 @@ def _problem(name: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = " (yaml reads 1e-4 as a string, 1.0e-4 as a number)" if isinstance(value, str) else ""
         return f"{name}={value!r:.60} is not a number; write a number {allowed}{hint}"
-    if not math.isfinite(value):
-        return f"{name}={value} is not finite; write a number {allowed}"
+    if not abs(value) <= sys.float_info.max:  # JSON has integers of any size, which no float can hold
+        return f"{name}={value!r:.20} is not finite; write a number {allowed}"
     if not allowed.holds(value):
         return f"{name}={value:g} is out of range; it must be {allowed}"
     return None

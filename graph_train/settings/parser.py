@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from graph_train.host.failures import USER_ERROR
+from graph_train.host.messages import as_line
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -41,7 +42,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print a one-line error and exit."""
-        self.exit(USER_ERROR, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+        self.exit(USER_ERROR, f"{self.prog}: {as_line(message)} (see {self.prog} --help)\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exit; undecodable bytes of the command line are printed as escapes."""

@@ -41,6 +41,7 @@ BUCKET_CLIENT = "gsutil"
 """The program that `--bucket` runs."""
 MIN_IMAGE_PX, MAX_IMAGE_PX = 32, 1 << 14
 MAX_BATCH = 1 << 16
+MAX_LAYERS = 100_000
 RANGES: Mapping[str, tuple[int, int]] = {
     "epochs": (1, 1_000_000),
     "imgsz": (MIN_IMAGE_PX, MAX_IMAGE_PX),
@@ -232,6 +233,7 @@ def _check(options: TrainOptions) -> None:
         raise ValueError(f"--cache {options.data.cache!r}: must be ram or disk")
     if min(options.model.freeze, default=0) < 0:
         raise ValueError(f"--freeze {list(options.model.freeze)}: layers count from 0")
+    check_range("freeze", max(options.model.freeze, default=0), 0, MAX_LAYERS)
     _check_combinations(options)
     _check_loggers(options.run)
     _check_bucket(options)

@@ -7,11 +7,22 @@ from kernels.host.files import broken_link
 
 
 def user_cache_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`, without creating it."""
+    """Return `$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`, without creating it.
+
+    Raises:
+        OSError: neither XDG_CACHE_HOME nor a home folder is known, as for a user that only a container has.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path counts as unset.
-    folder = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return folder / "graph-train"
+    if os.path.isabs(base):
+        return Path(base) / "graph-train"
+    try:
+        return Path.home() / ".cache" / "graph-train"
+    except RuntimeError:
+        raise OSError(
+            f"user {os.getuid()} has no home folder for the cache: set XDG_CACHE_HOME to the absolute path of a folder "
+            "that this user can write"
+        ) from None
 
 
 def file_stamp(file: Path | str) -> bytes:

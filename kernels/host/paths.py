@@ -9,7 +9,10 @@ from kernels.host.files import followed, is_stream
 
 def printable(path: Path | str) -> str:
     """Return the path as one line of text, with control characters and undecodable bytes escaped."""
-    text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which only yaml or json can contain
+        text = os.fspath(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

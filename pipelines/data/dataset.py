@@ -136,7 +136,7 @@ def _find_file(path_or_name: str | Path) -> Path:
     if str(path_or_name) == SHAPES_NAME:
         return render_shapes()
     for name in (path.name, f"{path.name}.yaml"):
-        if path.parent in _SHIPPED_PREFIXES and (_SHIPPED / name).is_file():
+        if path.parent in _SHIPPED_PREFIXES and os.path.isfile(_SHIPPED / name):
             return _SHIPPED / name
     raise FileNotFoundError(
         f"{printable(path)}: no such dataset yaml; give a path, or one of {', '.join(shipped_names())}"

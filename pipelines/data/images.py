@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -122,10 +122,13 @@ def inspect_image(path: Path | str) -> ImageFacts:
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
 
-def upright_size(path: Path | str) -> tuple[int, int] | None:
-    """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image."""
+def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
+    """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image.
+
+    For many files, see `inspecting`.
+    """
     try:
-        with inspecting(), Image.open(path, formats=_PILLOW_FORMATS) as image:
+        with Image.open(file, formats=_PILLOW_FORMATS) as image:
             width, height = image.size
             turned = image.format != "TIFF" and _orientation(image) >= 5
     except Exception:  # Pillow's readers may raise any exception for damaged files

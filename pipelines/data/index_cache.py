@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -38,7 +39,11 @@ def cached_scan(
     A damaged cache file is replaced. A cache that cannot be written only causes a warning. Empty listings are not
     cached.
     """
-    folder = user_cache_folder() / "index" if folder is None else folder
+    try:
+        folder = user_cache_folder() / "index" if folder is None else folder
+    except OSError as error:
+        _log.warning("the index of the data set is not cached: %s", error)
+        return scan()
     key = _key(listing, num_classes)
     file = folder / f"{key}.npz"
     try:
@@ -48,7 +53,7 @@ def cached_scan(
         return scanned
     except (FileNotFoundError, NotADirectoryError):  # the second is reported when the index is written
         pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), error)
     scanned = scan()
     if len(scanned):

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from kernels.host.paths import printable
+from pipelines.augmentation.mosaic import Size
 from pipelines.augmentation.rendering import TileRender
-from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file
+from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file, upright_size
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
@@ -22,17 +23,27 @@ def needs_host_decoding(found: ImageFormat) -> bool:
     return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
 
 
-def decode_on_host(path: Path) -> np.ndarray:
+def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
     """Decode an image file with Pillow to (h, w, 3) uint8 RGB, see `pipelines.data.images.decode_rgb`.
 
     Raises:
-        OSError: the file can no longer be decoded.
+        OSError: the file can no longer be decoded, or has another width and height in px than `image_wh`.
     """
     try:
-        return decode_rgb(read_image_file(path))
+        pixels = decode_rgb(read_image_file(path))
     except Exception as error:  # Pillow's decoders may raise any exception
         text = f"{printable(path)}: can no longer be decoded ({_reason(error)}); check whether it was changed"
         raise OSError(text) from error
+    if image_wh is not None:
+        _require_size(path, (pixels.shape[1], pixels.shape[0]), image_wh)
+    return pixels
+
+
+def _require_size(path: Path, found: Size, expected: Size) -> None:
+    """Reject an image of another size than when it was scanned: its boxes and crops would be wrong."""
+    if found != expected:
+        width, height = expected
+        raise OSError(f"{printable(path)}: is no longer {width} x {height} px; check whether it was changed")
 
 
 def _reason(error: Exception) -> str:
@@ -57,20 +68,25 @@ class ImageBytes:
 
     def __init__(self, index: ImageIndex) -> None:
         self._paths, self._sizes = index.paths, index.sizes_wh
+        self._file_bytes = index.formats.file_bytes
         self._on_host = index.formats.where(needs_host_decoding)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Return the encoded image, (bytes,) uint8."""
         path = self._paths[number]
         if self._on_host[number]:
-            return as_ppm(decode_on_host(path))
+            return as_ppm(decode_on_host(path, self._sizes[number]))
         try:
-            return np.frombuffer(read_image_file(path), np.uint8)
+            content = read_image_file(path)
         except UnusableImageError as error:
             reason = str(error).removeprefix("cannot be read: ")
             raise OSError(
                 f"{printable(path)}: can no longer be read ({reason}); check whether it was moved or changed"
             ) from error
+        # Looking into each file would take time; another image has another number of bytes, too.
+        if len(content) != self._file_bytes[number] and (found := upright_size(io.BytesIO(content))) is not None:
+            _require_size(path, found, self._sizes[number])
+        return np.frombuffer(content, np.uint8)
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """Return DALI's input for a tile: its whole encoded image, (bytes,) uint8."""

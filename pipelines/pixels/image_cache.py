@@ -15,7 +15,6 @@ from tqdm import tqdm
 from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from kernels.host.files import replacing
 from kernels.host.free_memory import free_memory
-from kernels.host.paths import printable
 from pipelines.augmentation.rendering import TileRender
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
@@ -77,7 +76,7 @@ def open_images(
     if cache == "disk":
         load = _disk_loader(index, folder or user_cache_folder() / "images")
     elif _fits_decoded(index, memory()):
-        load = lambda number: decode_on_host(index.paths[number])  # noqa: E731
+        load = lambda number: decode_on_host(index.paths[number], index.sizes_wh[number])  # noqa: E731
     else:
         return EncodedImages(_filled(plain.__getitem__, len(index), workers, progress), plain)
     return DecodedImages(_filled(load, len(index), workers, progress))
@@ -182,9 +181,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
         path, (width, height) = index.paths[number], sizes[number]
         target = _cached_file(path, folder)
         if not _is_complete(target, sizes[number]):
-            pixels = decode_on_host(path)
-            if pixels.shape != (height, width, 3):
-                raise OSError(f"{printable(path)}: is no longer {width} x {height} px; check whether it was changed")
+            pixels = decode_on_host(path, sizes[number])
             with replacing(target, lasting=False) as temporary:
                 pixels.tofile(temporary)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))

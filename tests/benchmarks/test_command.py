@@ -35,7 +35,26 @@ def test_rejects_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rejects_missing_folder_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ceilings", "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert "folder not found" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ceilings", "--json", "."], "--json .: a folder; give the name of a file in it"),
+        (["ceilings", "--json", ""], "--json '': no name of a file"),
+        (["ceilings", "--threads", "99999999999"], "--threads 99999999999: must be at most 4096"),
+        (["ceilings", "--repeats", "-1"], "--repeats -1: must be at least 1"),
+        (["end-to-end", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        (["pipeline", "--imgsz", "320", "-64"], "--imgsz -64: must be at least 1"),
+        (["data-scale", "--images", "0"], "--images 0"),
+    ],
+)
+def test_impossible_settings_are_rejected_before_measuring(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_ceilings_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

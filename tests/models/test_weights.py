@@ -284,6 +284,23 @@ def test_saved_weights_round_trip_with_metadata(tmp_path: Path) -> None:
     np.testing.assert_allclose(weights.anchors_px, [[[10, 13], [16, 30]]])
 
 
+def test_class_names_of_files_are_printable(tmp_path: Path) -> None:
+    """They reach terminals, tables and names of folders."""
+    names = ["\x1b[31mred", "a\nb", "\ud800", "rot", "红"]
+    expected = ("\\x1b[31mred", "a\\nb", "\\ud800", "rot", "红")
+    path = tmp_path / "best.safetensors"
+    save_weights(_model(), path, {"class_names": names})
+    assert load_weights(path).class_names == expected
+    network = torch.module(
+        "models.yolo.DetectionModel",
+        parameters={"w": torch.tensor("0", HALF)},
+        children={},
+        names=b"](" + torch.text("a\nb") + b"e",
+    )
+    torch.write(tmp_path / "last.pt", torch.dict_of({"model": network}), ARRAYS)
+    assert load_weights(tmp_path / "last.pt").class_names == ("a\\nb",)
+
+
 def test_exported_names_and_shapes_match_reference(goldens: Path, tmp_path: Path) -> None:
     counts = np.load(goldens / "model_counts.npz")
     path = tmp_path / "n.safetensors"

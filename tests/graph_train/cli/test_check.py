@@ -127,6 +127,17 @@ def test_environment_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "kernel plugin" in capsys.readouterr().out
 
 
+def test_environment_report_of_user_without_home_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown() -> Path:
+        raise OSError("user 12345 has no home folder for the cache")
+
+    monkeypatch.setattr("graph_train.checks.environment.user_cache_folder", unknown)
+    main(["env"])
+    assert "-> user 12345 has no home folder for the cache" in capsys.readouterr().out
+
+
 def test_compiler_is_not_missed_with_kernels_of_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-compiler")
     assert environment._compiler().remedy

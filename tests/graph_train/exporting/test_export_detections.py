@@ -17,6 +17,7 @@ from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import save_weights
 from pipelines.data.dataset import load_dataset
+from pipelines.data.images import inspect_image
 from pipelines.data.index import index_images
 from pipelines.pixels.encoded_images import decode_on_host
 from pipelines.predict import ImageBatches, PredictSettings, inspect_images
@@ -79,7 +80,13 @@ def steep_network(images: Sequence[Path]) -> DetectionModel:
         for name, value in network.state_dict().items():
             if name.endswith("running_var"):
                 value.mul_(0.3)
-    photos = np.stack([decode_on_host(path)[:320, :320].transpose(2, 0, 1) for path in images])
+    sizes = [inspect_image(path) for path in images]
+    photos = np.stack(
+        [
+            decode_on_host(path, (facts.width, facts.height))[:320, :320].transpose(2, 0, 1)
+            for path, facts in zip(images, sizes, strict=True)
+        ]
+    )
     return steepen(network, photos)
 
 

@@ -1,5 +1,6 @@
 """Messages for errors where the operating system's own message is not helpful."""
 
+import errno
 import os
 import resource
 import signal
@@ -33,11 +34,18 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
     assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "mode", "reason"),
+    [
+        *((module, ["-OO"], "which OneFlow needs: start without that") for module in COMMANDS),
+        ("graph_train", ["-O"], "which OneFlow needs: start without that"),
+        ("graph_train", ["-X", "dev"], "OneFlow crashes in Python's development mode"),
+    ],
+)
+def test_unusual_python_is_rejected(tmp_path: Path, module: str, mode: list[str], reason: str) -> None:
     (tmp_path / "a.pt").touch()  # a missing file would be reported first
     done = subprocess.run(
-        [sys.executable, "-OO", "-m", module, *FLAGS[module]],
+        [sys.executable, *mode, "-m", module, *FLAGS[module]],
         capture_output=True,
         text=True,
         check=False,
@@ -45,7 +53,7 @@ def test_python_without_docstrings_is_rejected(tmp_path: Path, module: str) -> N
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )
     assert done.returncode == USER_ERROR
-    assert "OneFlow needs them; start Python without this option" in done.stderr.splitlines()[-1]
+    assert reason in done.stderr.splitlines()[-1]
 
 
 FLAGS = {
@@ -82,6 +90,7 @@ def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_
         (RuntimeError("can't start new thread"), True),
         (ImportError("libdali.so: failed to map segment from shared object"), True),
         (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("\x1b[1mError\x1b[0m: allocate failed"), True),
         (RuntimeError("something else"), False),
     ],
 )
@@ -92,6 +101,28 @@ def test_out_of_memory_is_a_user_error(error: Exception, lack: bool, capsys: pyt
     code, message = run_command("x", fails, debug=False), capsys.readouterr().err
     assert code == (USER_ERROR if lack else INTERNAL_ERROR)
     assert ("out of memory or threads" in message) == lack and ("internal error" in message) != lack
+
+
+def test_too_few_open_files_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert run_command("x", fails, debug=False) == USER_ERROR
+    assert "Too many open files; `ulimit -n` is " in capsys.readouterr().err
+
+
+def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
+    """Below it, DALI or OneFlow abort the process without a word."""
+    done = subprocess.run(
+        [sys.executable, "-m", "graph_train.cli.check", "--data", "none.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
+    )
+    assert done.returncode == USER_ERROR
+    assert done.stderr == "graph-check: `ulimit -n` is 12, too few open files: raise it (`ulimit -n 1024`)\n"
 
 
 def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

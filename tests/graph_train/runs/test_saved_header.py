@@ -10,6 +10,7 @@ from graph_train.engine.state import Counters
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import EpochRow
 from graph_train.runs.saved_header import read_header
+from graph_train.settings.hyperparameters import Hyperparameters
 
 ROWS = tuple(
     EpochRow(epoch, (0.1, float("nan"), 1e-9), (0.0, 0.0, 0.1, 0.05), (1.0, 2.0, 3.0), (0.1, 1e-5, 0.0)).line()
@@ -21,7 +22,7 @@ def header(part: str = "", **changed: Any) -> dict[str, Any]:
     """Return the header of a valid checkpoint in epoch 3 of 5, with some entries of a part changed."""
     values: dict[str, Any] = {
         "options": {"epochs": 5},
-        "hyp": {},
+        "hyp": Hyperparameters().as_dict(),
         "config": {"nc": 2},
         "anchors_px": [[[10, 13], [16, 30]]],
         "cursor": asdict(Cursor(epoch=2, next_batch=7, losses=6, maps=[0.1, 0.0], best_fitness=0.4)),
@@ -64,6 +65,11 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("counters", {"pending_decay": -0.5}, "pending_decay=-0.5"),
     ("counters", {"good_updates": 10}, "inconsistent counters"),
     ("counters", {"skipped_in_row": 3}, "inconsistent counters"),
+    # JSON has integers of any size.
+    ("counters", {"loss_scale": 10**400}, "loss_scale=1000"),
+    ("cursor", {"loss_sums": [0.0, 10**400, 0.0]}, "loss_sums="),
+    ("hyp", {"lr0": 10**400}, "lr0=10000000000000000000 is not finite"),
+    ("hyp", {"lr1": 0.1}, "unknown hyper-parameter 'lr1'"),
     ("early_stopping", {"best_epoch": 3}, "best fitness"),
     ("early_stopping", {"best_fitness": 2.0}, "best fitness"),
     ("", {"results": [ROWS[0], ROWS[1].replace("nan", "a=b")]}, "results of epoch 1"),
@@ -80,3 +86,14 @@ CASES: tuple[tuple[str, Mapping[str, Any], str], ...] = (
 def test_invalid_header_raises(part: str, changed: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_header(header(part, **changed))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("hyp", "lr0"), ("cursor", "next_batch"), ("counters", "loss_scale"), ("counters", "updates")]
+)
+def test_missing_entry_has_no_default(part: str, name: str) -> None:
+    """A default would continue another training than the saved one."""
+    values = header()
+    del values[part][name]
+    with pytest.raises(ValueError, match=f"invalid header: no .*'{name}'"):
+        read_header(values)

@@ -12,6 +12,7 @@ from kernels.host.paths import output_file, printable, shell_word, with_home
 def test_printable_path_is_one_line_of_valid_text() -> None:
     assert printable("ä\n\x1b[1m") == "ä\\n\\x1b[1m"
     assert printable(Path(os.fsdecode(b"a\xff"))) == "a\\xff"
+    assert printable("a\ud800") == "a\\ud800"
 
 
 @pytest.mark.parametrize("name", ["plain/a.safetensors", "my runs/exp", "it's", "$HOME", "a;b", "~x", "*"])

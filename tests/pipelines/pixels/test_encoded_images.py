@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
-from pipelines.pixels.encoded_images import ImageBytes
+from pipelines.pixels.encoded_images import ImageBytes, decode_on_host
 from tests.pipelines.rendered import rendered_index
 
 
@@ -54,3 +54,16 @@ def test_any_pillow_error_explains_failure(index: ImageIndex) -> None:
 def test_garbage_is_reported_as_non_image(index: ImageIndex) -> None:
     index.paths[0].write_bytes(b"garbage")
     assert ImageBytes(index).explain_failure([0, 1]) == f"{index.paths[0]} (not an image)"
+
+
+def test_image_replaced_by_one_of_another_size(index: ImageIndex) -> None:
+    """Its boxes would be wrong, and DALI fails on crops outside of it."""
+    encoded = ImageBytes(index)
+    width, height = index.sizes_wh[0]
+    Image.new("RGB", (width + 5, height)).save(index.paths[0])
+    with pytest.raises(OSError, match=rf"000\.png: is no longer {width} x {height} px; check whether it was changed"):
+        encoded[0]
+    with pytest.raises(OSError, match="is no longer"):
+        decode_on_host(index.paths[0], (width, height))
+    Image.new("RGB", (width, height)).save(index.paths[0])  # a new version of the same picture, say
+    assert len(encoded[0]) == index.paths[0].stat().st_size

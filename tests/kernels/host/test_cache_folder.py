@@ -1,0 +1,38 @@
+"""The user's cache folder."""
+
+import pwd
+from pathlib import Path
+
+import pytest
+
+from kernels.host.cache_folder import user_cache_folder
+from pipelines.data.index import scan_images
+from tests.pipelines.data_sets import add_image
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a user without home folder, as in a container started with `--user 12345`."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_user_without_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="has no home folder for the cache: set XDG_CACHE_HOME"):
+        user_cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache_folder() == tmp_path / "graph-train"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_index_without_cache_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    add_image(tmp_path, "a.jpg", "0 .5 .5 .1 .1")
+    with caplog.at_level("WARNING", "graph_train"):
+        assert len(scan_images([tmp_path / "images"], ["a"])) == 1
+    assert "the index of the data set is not cached" in caplog.text
