@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from graph_train.engine.state import Counters
+from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import COLUMNS
 from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
@@ -26,17 +29,8 @@ SECONDS = 30.0
 HEADER: dict[str, Any] = {
     "options": TrainOptions().as_flat_dict(),
     "hyp": Hyperparameters().as_dict(),
-    "cursor": {
-        "epoch": 1,
-        "next_batch": 0,
-        "loss_sums": [0.0, 0.0, 0.0],
-        "losses": 0,
-        "maps": [0.5, 0.5, 0.5],
-        "best_fitness": 0.1,
-        "possible_stop": False,
-        "finished": False,
-    },
-    "counters": {"updates": 3, "pending_decay": 1.0},
+    "cursor": asdict(Cursor(epoch=1, maps=[0.5, 0.5, 0.5], best_fitness=0.1)),
+    "counters": asdict(Counters(updates=3)),
     "early_stopping": {"best_fitness": 0.1, "best_epoch": 0},
     "results": [",".join("0" * len(COLUMNS))],
     "class_names": ["a", "b", "c"],
@@ -78,6 +72,7 @@ def test_export_rejects_each_in_one_line(empty_folder: Path, capsys: pytest.Capt
         ({"options": {"epochs": 3, "imgsz": "large"}}, "imgsz='large'"),
         ({"hyp": {"lr0": -1}}, "lr0=-1 is out of range"),
         ({"hyp": {"script": 1}}, "unknown hyper-parameter 'script'"),
+        ({"cursor": {}}, "no cursor entry"),
         ({"cursor": {"epoch": -1}}, "cursor epoch=-1"),
         ({"cursor": {"epoch": "x" * 500}}, "cursor epoch='xxx"),
         ({"cursor": {"epoch": True}}, "cursor epoch=True"),
@@ -100,9 +95,9 @@ def test_rejects_header_that_describes_no_run(
     change: dict[str, Any], reason: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = {**HEADER, **change}
-    header["options"] = {**HEADER["options"], **change["options"]} if change.get("options") else header["options"]
-    if "options" in change and not change["options"]:
-        header["options"] = change["options"]
+    for part in ("options", "hyp", "cursor", "counters"):
+        if change.get(part):
+            header[part] = {**HEADER[part], **change[part]}
     folder = resumable(empty_folder.parent / "run", checkpoint(json.loads(json.dumps(header)), ARRAYS))
     ended = run_in_process(
         "graph-train", "--resume", folder, "--data", "shapes", "--device", "cpu", capsys=capsys, may_end=[USER_ERROR]
