@@ -35,14 +35,14 @@ def test_rejects_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rejects_missing_folder_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ceilings", "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "not found; create it first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ceilings", "--json", "."], "--json .: a folder; give the name of a file in it"),
-        (["ceilings", "--json", ""], "--json '': no name of a file"),
+        (["ceilings", "--json", "."], "--json .: is a folder; give the name of a file in it"),
+        (["ceilings", "--json", ""], "--json '': not a file name"),
         (["ceilings", "--threads", "99999999999"], "--threads 99999999999: must be at most 4096"),
         (["ceilings", "--repeats", "-1"], "--repeats -1: must be at least 1"),
         (["end-to-end", "--batch-size", "0"], "--batch-size 0: must be at least 1"),
