@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from graph_train.engine.state import Counters
 from graph_train.runs.results_csv import COLUMNS
 from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
@@ -36,7 +38,7 @@ HEADER: dict[str, Any] = {
         "possible_stop": False,
         "finished": False,
     },
-    "counters": {"updates": 3, "pending_decay": 1.0},
+    "counters": asdict(Counters(updates=3)),
     "early_stopping": {"best_fitness": 0.1, "best_epoch": 0},
     "results": [",".join("0" * len(COLUMNS))],
     "class_names": ["a", "b", "c"],
