@@ -41,6 +41,8 @@ _MORE_GLOBALS = frozenset(
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """Start of the file format before PyTorch 1.6, a pickled number."""
 _ZIP_MAGIC = b"PK\x03\x04"
+_EXPORTED_SUFFIXES = frozenset({".onnx", ".engine", ".xml", ".tflite", ".pb", ".mlmodel"})
+"""Formats of YOLOv5's `export.py` that are single files."""
 _MAX_PICKLE_BYTES = 256 * 1024 * 1024
 _FAILURES = (
     zipfile.BadZipFile,
@@ -181,6 +183,8 @@ def _check_format(file: BinaryIO, path: Path) -> None:
             f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so load it "
             "nowhere; get the weights as .safetensors or as a .pt that training wrote"
         )
+    if path.suffix.lower() in _EXPORTED_SUFFIXES:
+        raise ValueError(f"{path}: an exported model; give the .pt or .safetensors file that it was exported from")
     raise ValueError(f"{path}: not written by torch.save; give a .pt, a .safetensors or a OneFlow checkpoint folder")
 
 

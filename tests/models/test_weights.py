@@ -203,6 +203,15 @@ def test_other_file_formats_are_named(tmp_path: Path, content: bytes, expected: 
         load_weights(path)
 
 
+@pytest.mark.parametrize("name", ["a.onnx", "a.engine", "a.TFLITE"])
+def test_exported_model_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x08\x12\x0bgraph-train")
+    with pytest.raises(
+        ValueError, match=r"an exported model; give the \.pt or \.safetensors file that it was exported"
+    ):
+        load_weights(tmp_path / name)
+
+
 def test_torchscript_and_foreign_archives_are_named(tmp_path: Path) -> None:
     for entries, expected in (
         (("a/data.pkl", "a/constants.pkl"), "TorchScript"),

@@ -1,6 +1,9 @@
 """Recorded runs compared with ours, and faults that the comparison must detect."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,17 @@ import models.batch_norm
 from graph_train.engine.state import TrainingState
 from kernels.ops.update.function import HyperIndex
 from models.network import DetectionModel
+from tests.parity import train_replay
 from tests.parity.edge_ties import KNOWN_TIES, LIMIT_CELLS, near_ties, unexplained
 from tests.parity.harness import MODES, Mode, Report
-from tests.parity.train import NORM_RTOL, SUBJECT
-from tests.parity.train_replay import Arrays, Case, replay
+from tests.parity.train import NORM_RTOL, SUBJECT, compare
+from tests.parity.train_replay import Arrays, Case, Replay, replay
 
 QUICK = ("train_sgd_acc1.npz", "train_adamw.npz")
+LAST = 20
+"""Last iteration of the run with faults."""
+PARAMETERS = ("conv.weight", "bn.weight", "bn.bias")
+STATISTICS = ("bn.running_mean", "bn.running_var")
 
 
 def checked(path: Path, mode: Mode) -> Report:
@@ -206,6 +214,154 @@ def test_faults_are_detected(
     assert not report.ok
     assert report.forgiven == []
     assert found in [row.name for row in report.failures()]
+
+
+def _at_iteration(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, np.ndarray], None]) -> None:
+    """Change the settings of a run's updates, given the number of the iteration."""
+    original, counts = engine_step.TrainStep.__call__, dict[int, int]()
+    running = [0]
+
+    def counted(step: Any, *inputs: Any) -> Any:
+        running[0] = counts.get(id(step), 0)
+        counts[id(step)] = running[0] + 1
+        return original(step, *inputs)
+
+    monkeypatch.setattr(engine_step.TrainStep, "__call__", counted)
+    _hyper(monkeypatch, lambda values: change(running[0], values))
+
+
+def no_update_in_the_last_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(iteration: int, values: np.ndarray) -> None:
+        if iteration == LAST:
+            values[: HyperIndex.WEIGHT_DECAY_0] = 0.0
+
+    _at_iteration(monkeypatch, change)
+
+
+def no_ema_in_the_last_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(iteration: int, values: np.ndarray) -> None:
+        if iteration == LAST:
+            values[HyperIndex.EMA_DECAY], values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1.0, 0.0
+
+    _at_iteration(monkeypatch, change)
+
+
+def learning_rate_of_weights_off_by_two_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(values: np.ndarray) -> None:
+        values[HyperIndex.LEARNING_RATE_1] *= np.float32(1.02)
+
+    _hyper(monkeypatch, change)
+
+
+def schedule_one_iteration_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, np.ndarray] = {}
+    late = [*range(HyperIndex.WEIGHT_DECAY_0), HyperIndex.BETA1, HyperIndex.ONE_MINUS_BETA1]
+
+    def change(iteration: int, values: np.ndarray) -> None:
+        seen[iteration] = values[late].copy()
+        values[late] = seen[max(iteration - 1, 0)]
+
+    _at_iteration(monkeypatch, change)
+
+
+def mean_of_accumulated_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide by two wherever two batches are accumulated: after the warm-up of the run."""
+
+    def change(iteration: int, values: np.ndarray) -> None:
+        if iteration > 2:
+            values[HyperIndex.INVERSE_LOSS_SCALE] /= 2
+
+    _at_iteration(monkeypatch, change)
+
+
+def only_the_last_accumulated_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = engine_step.TrainStep.__call__
+
+    def emptied(step: Any, *inputs: Any) -> Any:
+        step.state.drop_pending_gradients()
+        return original(step, *inputs)
+
+    monkeypatch.setattr(engine_step.TrainStep, "__call__", emptied)
+
+
+def gradient_not_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_step, "update_parameters", partial(engine_step.update_parameters, max_norm=1e9))
+
+
+def statistics_averaged_half_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = engine_step.TrainStep._scalars
+
+    def changed(step: Any, *inputs: Any) -> np.ndarray:
+        values = original(step, *inputs)
+        values[-1] /= 2
+        return values
+
+    monkeypatch.setattr(engine_step.TrainStep, "_scalars", changed)
+
+
+def a_quarter_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_replay, "StepConfig", partial(engine_step.StepConfig, loss_factor=0.25))
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (no_update_in_the_last_iteration, "final: median moved of group 1"),
+        (no_ema_in_the_last_iteration, "final - ema, parameters"),
+        (learning_rate_of_weights_off_by_two_percent, "final: median moved of group 1"),
+        (schedule_one_iteration_late, "loss"),
+        (mean_of_accumulated_gradients, "gradient norm"),
+        (only_the_last_accumulated_batch, "gradient norm"),
+        (gradient_not_clipped, "loss"),
+        (statistics_averaged_half_as_fast, "final - ema, statistics"),
+        (a_quarter_of_the_loss, "gradient norm"),
+    ],
+)
+def test_faults_of_the_graph_are_detected(
+    small_vectors: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None], found: str
+) -> None:
+    fault(monkeypatch)
+    report = checked(small_vectors / "train_coslr.npz", "graph")
+    assert report.forgiven == []
+    assert found in [row.name for row in report.failures()]
+
+
+@pytest.fixture(scope="module")
+def finished(small_vectors: Path) -> tuple[Case, Replay]:
+    """Return a run without faults."""
+    case = Case(small_vectors / "train_coslr.npz")
+    return case, replay(case, "graph")
+
+
+@pytest.mark.parametrize("layer", [0, 9, 23])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        *product(("not updated", "not averaged"), (*PARAMETERS, *STATISTICS)),
+        # That of a parameter is within a rounding of it after 12 updates.
+        *product(("average is a copy",), STATISTICS),
+    ],
+)
+def test_one_wrong_tensor_is_detected(finished: tuple[Case, Replay], fault: str, kind: str, layer: int) -> None:
+    """Of a network's 400 tensors a single one, whatever its kind, is enough."""
+    case, run = finished
+    name = f"model.{layer}.{'' if layer == 0 else 'cv1.'}{kind}"
+    wrong = {
+        "not updated": {f"model/{name}": case.initial[name]},
+        "not averaged": {f"ema/{name}": case.initial[name]},
+        "average is a copy": {f"ema/{name}": run.arrays[f"model/{name}"]},
+    }[fault]
+    report = Report()
+    compare(case, replace(run, arrays={**run.arrays, **wrong}), report)
+    assert not report.ok
+
+
+def test_counted_batches_of_an_average_are_detected(finished: tuple[Case, Replay]) -> None:
+    case, run = finished
+    name = "model.9.cv1.bn.num_batches_tracked"
+    report = Report()
+    compare(case, replace(run, arrays={**run.arrays, f"ema/{name}": run.arrays[f"model/{name}"]}), report)
+    assert [row.name for row in report.failures()] == [f"ema/{name}"]
 
 
 @pytest.mark.parametrize(
