@@ -94,15 +94,20 @@ def _mapping(header: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> Hyperparameters:
-    _check_names("hyper-parameter", values, [name for name in KNOWN_KEYS if name != "anchors"], optional=["anchors"])
-    return Hyperparameters(**values)
+    _reject_unknown("hyper-parameter", values, KNOWN_KEYS)
+    hyp = Hyperparameters(**values)
+    _require("hyper-parameter", values, [name for name in KNOWN_KEYS if name != "anchors"])
+    return hyp
 
 
-def _check_names(kind: str, values: Mapping[str, Any], names: Sequence[str], optional: Sequence[str] = ()) -> None:
-    """Reject unknown names, and missing ones: a default would continue another training."""
+def _reject_unknown(kind: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
     for name in values:
-        if name not in names and name not in optional:
+        if name not in names:
             raise ValueError(f"invalid header: unknown {kind} {name!r:.60}")
+
+
+def _require(kind: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Reject missing entries: a default would continue another training."""
     for name in names:
         if name not in values:
             raise ValueError(f"invalid header: no {kind} {name!r}")
@@ -121,11 +126,13 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
 
 def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
     """Return an object with these values; types must be those of the defaults, and counts not negative."""
-    _check_names(f"{part} entry", values, [item.name for item in fields(fresh)])
+    names = [item.name for item in fields(fresh)]
+    _reject_unknown(f"{part} entry", values, names)
     for name, value in values.items():
         default = getattr(fresh, name)
         if not _fits(value, default):
             raise ValueError(f"invalid header: {part} {name}={value!r:.60}")
+    _require(f"{part} entry", values, names)
     return type(fresh)(**values)
 
 

@@ -1,4 +1,4 @@
-// The numbers of kernels/framework/activation_type.py, by which ops are told a data type of activations.
+// Activation types, numbered as in kernels/framework/activation_type.py; ops receive the number as an attribute.
 #ifndef GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
 #define GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
 

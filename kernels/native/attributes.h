@@ -1,4 +1,4 @@
-// Attributes of the plugin's own ops: kernels/framework/dispatch.py sets them, all ops have the same two.
+// Attributes of the plugin's ops, set by kernels/framework/dispatch.py; all ops have the same two.
 #ifndef GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
 #define GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
 

@@ -1,6 +1,5 @@
-// What every kernel source of the plugin includes: OneFlow's kernel API and one way to share work among threads.
-//
-// Every .cpp file of the package is compiled on its own and linked with all others; none needs to be listed anywhere.
+// Included by every kernel source of the plugin: OneFlow's kernel API, and parallel_for.
+// All .cpp files of the package are compiled and linked automatically; none needs to be listed anywhere.
 //
 // 1. A better kernel for an op that exists (same name; chosen because of its priority, in eager and in graphs):
 //
@@ -51,7 +50,7 @@
       .SetIsMatchedHob((oneflow::user_op::HobDeviceType() == oneflow::DeviceType::kCPU) && (condition)) \
       .SetPriority(oneflow::user_op::kKernelPriorityOptimized)
 
-// The same kernel template for both types of activations that the CPU knows.
+// Registers a kernel template for both activation types supported on the CPU.
 #define GT_CPU_ACTIVATION_KERNEL(op, kernel, condition)              \
   GT_CPU_KERNEL(op, kernel<float>, GT_IS_FLOAT("x") && (condition)); \
   GT_CPU_KERNEL(op, kernel<Bfloat16>, GT_IS_BFLOAT16("x") && (condition))
@@ -64,14 +63,14 @@ namespace user_op = oneflow::user_op;
 // Threads that kernels may use; OMP_NUM_THREADS or the cores of the affinity mask.
 int num_threads();
 
-// The core that the calling thread is on; negative where the system does not say.
+// The core of the calling thread; negative if unknown.
 int current_core();
-// Lets the calling thread, one that helps another, no longer run on `core` if that is where it is.
+// Moves the calling worker thread off `core`, if it is running there.
 void leave_core(int core);
 
-// Calls body(begin, end) on disjoint ranges that cover [0, count), on several threads when the work is worth it.
-// The split depends on count, grain and the number of threads alone: results are the same bits in every run.
-// `grain` is the least number of items one thread should get.
+// Calls body(begin, end) on disjoint ranges that cover [0, count), on several threads if there is enough work.
+// The split depends only on count, grain and the number of threads, so results are reproducible bitwise.
+// `grain` is the minimum number of items per thread.
 template<typename Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {
   const int64_t parts = std::min<int64_t>(num_threads(), (count + grain - 1) / std::max<int64_t>(grain, 1));

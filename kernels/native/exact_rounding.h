@@ -1,4 +1,4 @@
-// Every product and every sum is rounded by itself in what follows this header: none are contracted to one operation.
+// Disables fused multiply-add in the code after this header: every product and sum is rounded separately.
 #ifndef GRAPH_TRAIN_KERNELS_EXACT_ROUNDING_H_
 #define GRAPH_TRAIN_KERNELS_EXACT_ROUNDING_H_
 

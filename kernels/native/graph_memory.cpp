@@ -1,4 +1,4 @@
-// Lets tensors of a compiled graph on the CPU share memory once they are no longer read, and frees what compiling left.
+// Shares memory between tensors of a compiled CPU graph with disjoint lifetimes, and frees compile-time data.
 //
 // OneFlow 0.9.0 plans that for CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU every
 // tensor of a graph has memory of its own for as long as the program runs. The compiler calls its planner across a library
@@ -75,7 +75,7 @@ bool is_plannable(const Plan& plan, const TaskProto& task) {
          && on_cpu(task) && op_of(plan, task).has_user_conf();
 }
 
-// Whether an op asks a tensor for its shape alone: the parts that a gradient is split into are the largest of these.
+// Whether an op reads only the shape of a tensor, such as the parts into which a gradient is split.
 bool reads_values(const std::string& op, const std::string& argument) {
   return op != "split_like" || argument.compare(0, 5, "like_") != 0;
 }
@@ -267,7 +267,7 @@ void share_memory(Plan* plan) {
   }
 }
 
-// What nothing reads once the ops are placed. Every op is copied five times from here on.
+// Clears data that is not read after placement, because every op is copied five times from here on.
 void drop_unread(oneflow::OpAttribute* op) {
   op->clear_blob_last_used_signature();
   op->clear_blob_backward_used_signature();

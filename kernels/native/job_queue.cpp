@@ -1,4 +1,4 @@
-// Keeps OneFlow 0.9.0 from taking a graph's run off its queue before it is on it.
+// Prevents OneFlow 0.9.0 from dequeuing a graph run before it is queued.
 //
 // `LaunchLazyJobInstructionPolicy::Compute` starts a run first and puts it on the stream's queue afterwards. Where its thread
 // is held up in between and the run is over by then, the callback pops an empty queue: the process crashes, now or later.
@@ -69,7 +69,7 @@ void dequeue(LazyJobStreamPolicy* stream) {
 
 }  // namespace
 
-// To be called once, while no graph runs. Returns 0 where this build of OneFlow cannot be helped.
+// Call once, while no graph runs. Returns 0 if this build of OneFlow cannot be patched.
 extern "C" GT_EXPORT int graph_train_order_job_queue() {
   // Taking off waits for putting on: never the one without the other.
   return replace_import(kLibrary, kEnqueue, reinterpret_cast<void*>(&enqueue)) > 0

@@ -1,4 +1,4 @@
-// Where tensors of known sizes and lifetimes lie within one block of memory.
+// Placement of tensors with known sizes and lifetimes in one block of memory.
 #ifndef GRAPH_TRAIN_KERNELS_MEMORY_PLAN_H_
 #define GRAPH_TRAIN_KERNELS_MEMORY_PLAN_H_
 
@@ -19,7 +19,7 @@ struct Lifetime {
 // (greedy by size, Pisarchyk and Lee 2020, https://arxiv.org/abs/2001.03288).
 int64_t pack(const std::vector<Lifetime>& tensors, std::vector<int64_t>* offsets);
 
-// The most bytes in use at any one step: no placement can need less.
+// The maximum number of bytes in use at any step, a lower bound of every placement.
 int64_t peak_in_use(const std::vector<Lifetime>& tensors);
 
 }  // namespace graph_train

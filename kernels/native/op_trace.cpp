@@ -1,4 +1,4 @@
-// Which ops are executed, eagerly or in graphs, whose kernels compute them, and how long each takes.
+// Tracing of executed ops, eagerly or in graphs: kernel owner and time of each.
 //
 // Nothing here runs unless it is asked for: graph_train_trace_ops puts a wrapper around each kernel.
 #include <chrono>

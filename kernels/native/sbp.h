@@ -1,4 +1,4 @@
-// What the registrations of our ops have in common: shapes and types that follow an input, and how ops spread over ranks.
+// Common parts of op registrations: inference of shapes and types from an input, and sharding over ranks.
 //
 // Data parallelism: activations are split by images, all that belongs to channels is whole everywhere, sums over images
 // are partial.

@@ -1,4 +1,4 @@
-// The smallest new op, and what threads do, for the tests.
+// A minimal op, and functions that show the behaviour of threads, for tests.
 #include "native/attributes.h"
 
 namespace graph_train {

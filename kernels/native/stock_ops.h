@@ -1,4 +1,4 @@
-// What kernels for several of OneFlow's own ops have in common.
+// Common parts of kernels for OneFlow's own ops.
 #ifndef GRAPH_TRAIN_KERNELS_STOCK_OPS_H_
 #define GRAPH_TRAIN_KERNELS_STOCK_OPS_H_
 

@@ -1,4 +1,4 @@
-// Where the threads of parallel_for run.
+// Placement of parallel_for's threads on cores.
 #include <omp.h>
 #include <sched.h>
 

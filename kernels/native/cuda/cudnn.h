@@ -13,7 +13,7 @@ using Status = int;  // 0 is success
 using Handle = void*;
 using Descriptor = void*;  // of a tensor, a filter or a convolution
 
-// Those values of cuDNN's enumerations that are used.
+// The values used of cuDNN's enumerations.
 enum class DataType : int { kFloat = 0, kHalf = 2, kBfloat16 = 9 };
 enum class Format : int { kChannelsLast = 1 };
 enum class Mode : int { kCrossCorrelation = 1 };
@@ -30,7 +30,7 @@ struct Performance {
   int reserved[3];
 };
 
-// One of the three passes; cuDNN declares them alike. Two operands, then the result: (x, w, y), (w, dy, dx), (x, dy, dw).
+// One of the three passes, which cuDNN declares in the same way. Two operands, then the result: (x, w, y), (w, dy, dx), (x, dy, dw).
 struct Pass {
   Status (*find_algorithms)(Handle, Descriptor, Descriptor, Descriptor convolution, Descriptor result, int wanted,
                             int* found, Performance* performances);
@@ -56,7 +56,7 @@ struct Library {
   Pass forward, data_gradient, filter_gradient;
 };
 
-// The loaded cuDNN. Ends the process with a message where there is none.
+// The loaded cuDNN; aborts with a message if there is none.
 const Library& library();
 
 // OneFlow's handle, which works on the op kernel's stream.

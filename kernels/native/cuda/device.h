@@ -1,11 +1,10 @@
-// What every .cu file includes: CUDA's built-ins under NVRTC, or their emulation when g++ compiles the same file for tests.
+// Included by every .cu file: CUDA's built-ins with NVRTC, or their emulation when g++ compiles the file for tests.
 //
 // A kernel takes one struct by value, declared in the header that its launching code includes too:
 //
 //   GT_KERNEL(scale_f32, ScaleArgs, 256) { ... threadIdx.x, args.x ... }       no barrier, no warp shuffle
 //   GT_BLOCK_KERNEL(sum_f32, SumArgs, 256) { ... __syncthreads(); ... }        threads of a block work together
-//
-// 256 is the most threads per block that the kernel may be launched with. Shared memory: GT_SHARED(float, partial, 256).
+// 256 is the maximum number of threads per block. Shared memory: GT_SHARED(float, partial, 256).
 #ifndef GRAPH_TRAIN_KERNELS_CUDA_DEVICE_H_
 #define GRAPH_TRAIN_KERNELS_CUDA_DEVICE_H_
 
@@ -16,10 +15,10 @@
 
 #define GT_SHARED(type, name, count) __shared__ type name[count]
 #define GT_KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads) name(const Args args)
-// With registers for so many threads per multiprocessor: left to itself, ptxas keeps some in memory for one block more.
+// Limits the threads per multiprocessor; otherwise ptxas spills registers to fit one more block.
 #define GT_BLOCK_KERNEL(name, Args, threads) \
   extern "C" __global__ void __launch_bounds__(threads, 512 / (threads)) name(const Args args)
-// Stands in a loop that waits for another block.
+// To be called in a loop that waits for another block.
 #define GT_SPIN()
 
 #else
@@ -100,7 +99,7 @@ GT_DEVICE T block_sum(T value) {
   return total;
 }
 
-// Waits until all blocks of a cooperative launch have come here; what they wrote before is visible after. `counters` are
+// Waits until all blocks of a cooperative launch have arrived; their earlier writes are visible afterwards. `counters` are
 // two zeros in global memory, which belong to this launch and are zero again once every block has called leave_grid.
 GT_DEVICE void grid_barrier(unsigned int* counters) {
   __syncthreads();
@@ -116,7 +115,7 @@ GT_DEVICE void grid_barrier(unsigned int* counters) {
   __syncthreads();
 }
 
-// The last thing that a block with barriers does.
+// Must be the last call of a block that uses grid_barrier.
 GT_DEVICE void leave_grid(unsigned int* counters) {
   if (threadIdx.x == 0 && atomicAdd(&counters[1], 1u) == gridDim.x - 1) {
     counters[0] = 0;

@@ -1,4 +1,4 @@
-// CUDA's driver API, found at run time: the plugin is built and loaded where there is no CUDA at all.
+// CUDA's driver API, loaded at run time, so that the plugin can be built and loaded without CUDA.
 #ifndef GRAPH_TRAIN_KERNELS_CUDA_DRIVER_H_
 #define GRAPH_TRAIN_KERNELS_CUDA_DRIVER_H_
 
@@ -18,7 +18,7 @@ using Pointer = unsigned long long;  // of the device
 // Numbers of CUdevice_attribute.
 enum class Attribute : int { kMultiprocessors = 16, kMajor = 75, kMinor = 76 };
 
-// The functions that are used, with the names of cuda.h less their "cu" and version.
+// The functions used, named as in cuda.h without the prefix "cu" and the version.
 struct Driver {
   Result (*init)(unsigned int flags);
   Result (*get_error_string)(Result error, const char** text);
@@ -43,7 +43,7 @@ struct Driver {
   Result (*stream_synchronize)(Stream stream);
 };
 
-// The driver of this machine. Ends the process with a message where there is none: only kernels on CUDA ask for it.
+// The driver of this machine; aborts with a message if there is none. Used by CUDA kernels only.
 const Driver& driver();
 
 // Ends the process with a message that names the call, unless the result is success.

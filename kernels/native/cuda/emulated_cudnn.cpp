@@ -1,4 +1,4 @@
-// cuDNN's convolutions on the CPU: what was described is checked, then computed in float32 and rounded once.
+// cuDNN's convolutions on the CPU: descriptors are checked; results are computed in float32 and rounded once.
 #ifdef GT_EMULATED_CUDA
 
 #include <atomic>
@@ -144,7 +144,7 @@ ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descripto
   return s;
 }
 
-// As a GPU might answer: first what is not deterministic, what does not run, and what needs too much; then what can be taken.
+// As on a GPU: first algorithms that are nondeterministic, unsupported or need too much memory, then usable ones.
 constexpr size_t kHugeWorkspace = size_t{1} << 40;
 enum Algorithm { kRacing, kUnsupported, kHuge, kRefused, kGood, kSlow };
 

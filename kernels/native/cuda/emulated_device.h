@@ -1,4 +1,4 @@
-// A CUDA device that is not there: the driver's and cuDNN's functions executed on the CPU, for tests. Only the build for
+// An emulated CUDA device: driver and cuDNN functions executed on the CPU, for tests. Only the build for
 // --kernels emulated-cuda holds it.
 #ifndef GRAPH_TRAIN_KERNELS_CUDA_EMULATED_DEVICE_H_
 #define GRAPH_TRAIN_KERNELS_CUDA_EMULATED_DEVICE_H_

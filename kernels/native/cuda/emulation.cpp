@@ -20,7 +20,7 @@
 #define GT_SANITIZED 0
 #endif
 
-// Saves the callee-saved registers and the stack of the running fiber, and goes on with another one.
+// Saves the callee-saved registers and the stack of the running fiber, and switches to another one.
 extern "C" void graph_train_switch_fiber(void** save, void* load);
 asm(R"(
 .text
@@ -77,7 +77,7 @@ struct Fiber {
   Position position;
   Waiting waiting = Waiting::kNot;
   Block* block = nullptr;
-  // Two places that take turns: a lane may write its next value while another one still reads the last.
+  // Double-buffered: a lane may write its next value while another one still reads the previous value.
   unsigned char exchanged[2][8] = {};
   unsigned int turn = 0;
 };
@@ -87,7 +87,7 @@ struct Block {
   std::map<const void*, std::vector<char>> shared;
 };
 
-// Stacks are kept: making them costs more than a block takes.
+// Stacks are reused, because allocating them takes longer than a block.
 struct Stacks {
   std::vector<char*> free;
   ~Stacks() {
@@ -176,7 +176,7 @@ void release(const std::vector<Fiber*>& fibers) {
   for (Fiber* fiber : fibers) fiber->waiting = Waiting::kNot;
 }
 
-// Lets go what waits for nothing any more; false if nothing could.
+// Resumes fibers whose wait is over; false if there are none.
 bool release_complete(const std::vector<std::unique_ptr<Block>>& blocks) {
   bool released = false;
   for (const auto& block : blocks) {

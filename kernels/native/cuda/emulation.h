@@ -1,4 +1,4 @@
-// CUDA's built-ins for kernels that g++ compiles, so that tests run the very sources of the GPU on a CPU.
+// CUDA's built-ins for kernels compiled by g++, so that tests run the GPU's sources on a CPU.
 //
 // Threads of a block are executed one after another, in the order of their numbers or (graph_train_emulated_order) in a
 // random one. Those of a GT_BLOCK_KERNEL are fibers that change places at barriers and warp shuffles; a barrier that some

@@ -1,4 +1,4 @@
-// How a CUDA op kernel starts its device code: on OneFlow's own stream, without waiting for anything.
+// Asynchronous launches of device code by CUDA op kernels, on OneFlow's stream.
 //
 //   class SiluCudaKernel final : public user_op::OpKernel {
 //     void Compute(user_op::KernelComputeContext* ctx) const override {
@@ -25,7 +25,7 @@ struct Queue {
 };
 Queue queue_of(user_op::KernelComputeContext* ctx);
 
-// For libraries that work on the device that is current in this thread.
+// For libraries that use the current device of the thread.
 void make_current(int device);
 
 struct Size {
@@ -54,8 +54,7 @@ int64_t blocks_together(const Queue& queue, const std::string& name, int64_t mos
 // Two zeros for grid_barrier; every kernel leaves them zero. One pair a stream, whose kernels run one after another.
 unsigned int* grid_counters(const Queue& queue);
 
-// A copy of a host table in device memory. Equal tables share one copy, so that a compiled graph, whose tensors stay where
-// they are, copies each of its tables once.
+// A copy of a host table in device memory. Equal tables share a copy, so a compiled graph, whose tensors have fixed addresses, copies each table once.
 const void* device_table_raw(const Queue& queue, const void* table, size_t bytes);
 template<typename T>
 const T* device_table(const Queue& queue, const std::vector<T>& table) {
@@ -85,7 +84,7 @@ struct Covered {
   explicit Covered(const char* op);
 };
 
-// What has been started since the last call of graph_train_cuda_reset_counts; cuDNN's calls count too.
+// Launches, including cuDNN calls, since the last graph_train_cuda_reset_counts.
 void count(const std::string& what);
 
 }  // namespace graph_train::cuda

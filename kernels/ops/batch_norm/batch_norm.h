@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernels of BatchNorm, and how they share the work.
+// Arguments of BatchNorm's CUDA kernels, and partition of the work.
 #ifndef GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
 #define GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
 

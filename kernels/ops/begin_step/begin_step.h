@@ -1,4 +1,4 @@
-// How a step begins: shared by the CPU's and the CUDA kernels.
+// Arithmetic at the beginning of a step, common to the CPU and CUDA kernels.
 #ifndef GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
 #define GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
 

@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernels that join tensors along an axis and take them apart.
+// Arguments of the CUDA kernels for concatenation and split along an axis.
 #ifndef GRAPH_TRAIN_KERNELS_CONCAT_H_
 #define GRAPH_TRAIN_KERNELS_CONCAT_H_
 

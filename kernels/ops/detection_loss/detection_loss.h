@@ -1,5 +1,4 @@
-// Arithmetic of the detection loss, shared by the CPU's and the CUDA kernels: which cells answer for a label, losses and
-// derivatives of single numbers and boxes. Contract: kernels/ops/detection_loss/function.py; composed reference:
+// Arithmetic of the detection loss, common to the CPU and CUDA kernels: matching of labels with cells, losses and derivatives of single values and boxes. Contract: kernels/ops/detection_loss/function.py; composed reference:
 // models/loss.py and models/targets.py.
 //
 // Compile what includes this without contraction of products and sums: which cell a label belongs to is decided by
@@ -93,7 +92,7 @@ GT_HOST_DEVICE Match match_of(const LossLevel& level, const PlacedLabel& label, 
           {label.x - column, label.y - row, label.width, label.height}};
 }
 
-// How many predictions of a level answer for a label.
+// Number of predictions of a level that are matched with a label.
 GT_HOST_DEVICE int count_matches(const LossLevel& level, const float* label, float limit) {
   if (!is_label(label)) return 0;
   const PlacedLabel placed = place_label(level, label);
