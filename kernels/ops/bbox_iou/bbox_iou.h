@@ -91,7 +91,7 @@ GT_HOST_DEVICE Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
           box.fourth};
 }
 
-constexpr double kAspectScale = 0.40528473456935108578;  // 4 / pi^2
+constexpr double kAspectScale = 0.40528473456935108578;   // 4 / pi^2
 constexpr double kSmallestSide = 1.1754943508222875e-38;  // the smallest float whose reciprocal is finite
 
 // Derivative of `grad` times atan(width / height). Sides are divided by the longer one first: the quotient, or the square
