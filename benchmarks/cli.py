@@ -15,7 +15,7 @@ from graph_train.settings.flag_table import check_range
 from graph_train.settings.parser import CommandParser
 from kernels.host.paths import output_file
 
-_MAY_BE_ZERO = ("seed", "images", "labels", "steps")
+_MAY_BE_ZERO = ("seed", "seeds", "first_seed", "images", "labels", "steps")
 _MAX_COUNT = 1_000_000_000
 _MAX_NUMBER = {"threads": 4096, "workers": 4096, "imgsz": 1 << 14, "batch_size": 1 << 16, "seed": (1 << 32) - 1}
 """Limits that catch typing errors, which would otherwise exhaust memory or never end."""

@@ -29,7 +29,7 @@ from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
-from kernels.framework.graph_memory import compile_graph
+from kernels.framework.graph_memory import built_job, compile_graph
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
@@ -326,8 +326,8 @@ class TrainStep(ABC):
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
         graph = _StepGraph(self._module)
-        graph.build_graph(images, labels, self._scalar_rows(settings), self._previous)
-        return uncovered_ops(job_ops(graph._full_job_proto), covered_ops())
+        job = built_job(graph, images, labels, self._scalar_rows(settings), self._previous)
+        return uncovered_ops(job_ops(job), covered_ops())
 
 
 class EagerStep(TrainStep):

@@ -71,8 +71,7 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     if graph._additional_variable_tobe_loaded:
         names = ", ".join(graph._additional_variable_tobe_loaded)
         raise ValueError(f"{graph.name}: has its own loaded state ({names}); call it, or load its modules instead")
-    with _variables_in_module_scope():
-        graph.build_graph(*inputs)
+    _build(graph, *inputs)
     graph._forward_job_proto = graph._full_job_proto = None
     if is_loaded():
         plugin_library().graph_train_forget_building()
@@ -85,6 +84,28 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def built_job(graph: Any, *inputs: Tensor) -> Any:
+    """Build an `nn.Graph` for inputs of these shapes without compiling it, and return the `JobProto` with its ops."""
+    _build(graph, *inputs)
+    _forget_tensors()
+    return graph._full_job_proto
+
+
+def _build(graph: Any, *inputs: Tensor) -> None:
+    try:
+        with _variables_in_module_scope():
+            graph.build_graph(*inputs)
+    except BaseException:
+        _forget_tensors()
+        raise
+
+
+def _forget_tensors() -> None:
+    """Make OneFlow forget the tensors of a graph that will not be compiled; later graphs could abort otherwise."""
+    if is_loaded():
+        plugin_library().graph_train_forget_tensors()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,19 @@
 #include "oneflow/core/job/plan_util.h"
 #include "oneflow/core/register/blob_desc.h"
 
+namespace oneflow {
+namespace one {
+
+// The functions that are used. OneFlow's header needs others that its package does not contain.
+class TensorNameScope {
+ public:
+  static TensorNameScope* Global();
+  void Clear();
+};
+
+}  // namespace one
+}  // namespace oneflow
+
 namespace graph_train {
 
 namespace {
@@ -322,6 +335,11 @@ extern "C" GT_EXPORT void graph_train_forget_building() {
   // Their number gives the next graph its id, so they are emptied, not removed.
   for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
 }
+
+// Forgets which op of the last built graph made each tensor. OneFlow does so when a graph is compiled. It knows tensors by
+// their addresses, so after a build without compiling, a later graph that reads a new eager tensor at such an address
+// would be connected to an op that it does not have, and the process would abort.
+extern "C" GT_EXPORT void graph_train_forget_tensors() { oneflow::one::TensorNameScope::Global()->Clear(); }
 
 // Frees the plan of the graph that has just been compiled: actors have copied what they need of it. Returns 0 where this
 // build of OneFlow does not show it to us.

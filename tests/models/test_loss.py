@@ -253,7 +253,7 @@ def test_wrong_shapes_raise() -> None:
     labels = flow.tensor(pad_labels(np.zeros((0, 6)), 1, 16))
     with pytest.raises(ValueError, match="map"):
         criterion([flow.zeros(1, 1, 4, 4, 8)], labels)
-    with pytest.raises(ValueError, match="needs 1 maps"):
+    with pytest.raises(ValueError, match="expected 1 maps"):
         criterion([], labels)
     with pytest.raises(ValueError, match="labels"):
         criterion([flow.zeros(1, 1, 4, 4, 7)], labels[:, :, :4])

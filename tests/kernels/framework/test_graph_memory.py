@@ -212,6 +212,40 @@ def _variable_names(graph: flow.nn.Graph) -> list[str]:
     return [op.name for op in job.net.op if op.HasField("variable_conf")]
 
 
+_UNUSED_GRAPH = """
+from kernels.framework.graph_memory import built_job, compile_graph
+from kernels.plugin import load_plugin
+from kernels.runtime import flow
+load_plugin("require")
+layer, x = flow.nn.Linear(4, 4), flow.ones(2, 4)
+class Layer(flow.nn.Graph):
+    def __init__(self):
+        super().__init__()
+        self.layer = layer
+    def build(self, x):
+        return self.layer(x)
+class Failing(Layer):
+    def build(self, x):
+        raise RuntimeError(self.layer(x).shape)
+class Sum(flow.nn.Graph):
+    def build(self, x):
+        return x + layer.bias
+assert len(built_job(Layer(), x).net.op) > 3
+assert (Sum()(x) == x + layer.bias).numpy().all()
+try:
+    compile_graph(Failing(), x)
+except RuntimeError:
+    assert (Sum()(x) == x + layer.bias).numpy().all()
+    print("both")
+"""
+
+
+def test_unused_graphs_do_not_disturb_later_ones() -> None:
+    # Without forgetting the tensors of the first graph, OneFlow aborts the process in the second one.
+    done = subprocess.run([sys.executable, "-c", _UNUSED_GRAPH], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["both"]), done.stderr[-2000:]
+
+
 def test_graph_with_loaded_state_raises() -> None:
     graph = _Graph(_Branches())
     graph.load_state_dict({"System-Train-TrainStep": flow.zeros(1, dtype=flow.int64)})

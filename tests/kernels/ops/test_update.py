@@ -337,7 +337,7 @@ def test_wrong_arguments_raise() -> None:
     hyper, gradient = _settings(0).vector(1), flow.zeros(2)
     with pytest.raises(ValueError, match="adagrad"):
         update_parameters("adagrad", store.state, [gradient], hyper)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="1 parameters and 2 gradients"):
+    with pytest.raises(ValueError, match="1 parameters, but 2 gradients"):
         update_parameters("sgd", store.state, [gradient, gradient], hyper)
     with pytest.raises(ValueError, match="second moment"):
         update_parameters("adam", store.state, [gradient], hyper)
