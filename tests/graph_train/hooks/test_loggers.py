@@ -147,7 +147,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _wandb_records(log: Path) -> list[Any]:
     """Return the records of an offline W&B log, waiting until its process has written the last one."""
     records = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         store = importlib.import_module("wandb.sdk.internal.datastore").DataStore()
         with contextlib.suppress(AssertionError):  # an incompletely written block

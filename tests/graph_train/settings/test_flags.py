@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -453,6 +454,7 @@ def test_wandb_flags(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     trial = lab.train(loggers="wandb", entity="someone", upload_dataset="val", bbox_interval=1)
     (log,) = trial.folder.glob("wandb/offline-run-*/run-*.wandb")
-    content = log.read_bytes()
-    for text in ("someone", "_dataset", "Bounding Box Debugger/Images"):
-        assert text.encode() in content, text
+    expected, end = [b"someone", b"_dataset", b"Bounding Box Debugger/Images"], time.monotonic() + 60
+    while missing := [text for text in expected if text not in log.read_bytes()]:
+        assert time.monotonic() < end, missing  # a process of W&B's writes the file, possibly later
+        time.sleep(0.2)
