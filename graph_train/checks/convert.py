@@ -44,7 +44,8 @@ def convert(options: ConvertOptions) -> int:
         os.replace(temporary, output)
     except OSError as error:
         if error.errno in _NO_SPACE:  # its file name may be that of the image that is copied
-            raise OSError(f"--output {printable(output)}: {error.strerror}; nothing of it is kept") from error
+            reason = f"{error.strerror}; the partial output has been removed"
+            raise OSError(f"--output {printable(output)}: {reason}") from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -52,10 +53,10 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _make_folder(temporary: Path, output: Path) -> None:
-    """Make the folder that becomes the output at the end.
+    """Create the folder that is renamed to the output at the end.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     try:
         os.stat(output)  # a name that is too long is an error in itself
@@ -66,7 +67,7 @@ def _make_folder(temporary: Path, output: Path) -> None:
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        reason = f"the folder cannot be made ({error.strerror})"
+        reason = f"the folder cannot be created ({error.strerror})"
         raise OSError(f"--output {printable(output)}: {reason}; give another name") from None
 
 

@@ -1,12 +1,12 @@
-"""Messages for the terminal, as one line whatever a library or a file has put into them."""
+"""Messages for the terminal, as one line regardless of what a library or file has put into them."""
 
 import re
 
 from kernels.host.paths import printable
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_LONGEST_WORD = 400
-_LONG_WORD = re.compile(rf"(\S{{{_LONGEST_WORD // 2}}})\S{{{_LONGEST_WORD // 2},}}(\S{{{_LONGEST_WORD // 4}}})")
+_MAX_WORD = 400
+_LONG_WORD = re.compile(rf"(\S{{{_MAX_WORD // 2}}})\S{{{_MAX_WORD // 2},}}(\S{{{_MAX_WORD // 4}}})")
 
 
 def as_line(text: str) -> str:

@@ -15,7 +15,8 @@ from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ER
 from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
 
-_FEWEST_OPEN_FILES = 20
+_MIN_OPEN_FILES = 20
+_REMEDY = "start Python without this option"
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
@@ -121,9 +122,9 @@ def _require_usual_python() -> None:
             are moved in the development mode.
     """
     if sys.flags.optimize:
-        raise ValueError("Python drops assertions (-O, PYTHONOPTIMIZE), which OneFlow needs: start without that")
+        raise ValueError(f"Python removes assertions (-O, PYTHONOPTIMIZE), but OneFlow needs them; {_REMEDY}")
     if sys.flags.dev_mode:
-        raise ValueError("OneFlow crashes in Python's development mode (-X dev, PYTHONDEVMODE): start without that")
+        raise ValueError(f"OneFlow crashes in Python's development mode (-X dev, PYTHONDEVMODE); {_REMEDY}")
 
 
 def _require_open_files() -> None:
@@ -133,8 +134,8 @@ def _require_open_files() -> None:
         ValueError: the limit is lower than what a training on one image needs.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit < _FEWEST_OPEN_FILES:
-        raise ValueError(f"`ulimit -n` is {limit}, too few open files: raise it (`ulimit -n 1024`)")
+    if limit < _MIN_OPEN_FILES:
+        raise ValueError(f"`ulimit -n` is {limit}, too few open files; raise it (`ulimit -n 1024`)")
 
 
 def _out_of_memory_message(error: BaseException) -> str:

@@ -170,7 +170,7 @@ def test_full_disk_is_said_of_the_output(
     monkeypatch.setattr("shutil.copyfile", full)
     output = tmp_path / "yolo"
     assert main(["convert", "--train", str(voc), "--val", str(voc), "--output", str(output), "--copy"]) == 2
-    expected = f"graph-check: --output {output}: No space left on device; nothing of it is kept\n"
+    expected = f"graph-check: --output {output}: No space left on device; the partial output has been removed\n"
     assert capsys.readouterr().err == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VOC2007"]
 
@@ -184,7 +184,8 @@ def test_files_that_are_no_images_by_name_are_reported(tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("o" * 300, "File name too long"), ("list.txt/a", "Not a directory"), ("/proc/x", "made")]
+    ("output", "message"),
+    [("o" * 300, "File name too long"), ("list.txt/a", "Not a directory"), ("/proc/x", "created")],
 )
 def test_impossible_outputs_are_named(
     voc: Path, tmp_path: Path, output: str, message: str, capsys: pytest.CaptureFixture[str]

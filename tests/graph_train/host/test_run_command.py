@@ -37,8 +37,8 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
 @pytest.mark.parametrize(
     ("module", "mode", "reason"),
     [
-        *((module, ["-OO"], "which OneFlow needs: start without that") for module in COMMANDS),
-        ("graph_train", ["-O"], "which OneFlow needs: start without that"),
+        *((module, ["-OO"], "but OneFlow needs them; start Python without this option") for module in COMMANDS),
+        ("graph_train", ["-O"], "but OneFlow needs them; start Python without this option"),
         ("graph_train", ["-X", "dev"], "OneFlow crashes in Python's development mode"),
     ],
 )
@@ -122,7 +122,7 @@ def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
     )
     assert done.returncode == USER_ERROR
-    assert done.stderr == "graph-check: `ulimit -n` is 12, too few open files: raise it (`ulimit -n 1024`)\n"
+    assert done.stderr == "graph-check: `ulimit -n` is 12, too few open files; raise it (`ulimit -n 1024`)\n"
 
 
 def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
