@@ -257,7 +257,7 @@ def packaged_library() -> Path | None:
 
 def _build(toolchain: Toolchain, folder: Path, library: Path, emulated_cuda: bool) -> float:
     start = time.monotonic()
-    print("graph-train: compiling the CPU kernels (once, up to a minute) ...", end="", file=sys.stderr, flush=True)
+    print("graph-train: compiling the CPU kernels (once, up to 3 minutes) ...", end="", file=sys.stderr, flush=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
             finished = compile_sources(toolchain, Path(scratch), folder / "build.log", emulated_cuda=emulated_cuda)
