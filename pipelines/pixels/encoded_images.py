@@ -11,6 +11,7 @@ from pipelines.augmentation.mosaic import Size
 from pipelines.augmentation.rendering import TileRender
 from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file, upright_size
 from pipelines.data.index import ImageFormat, ImageIndex
+from pipelines.data.stored_size import stored_size
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
 
@@ -73,6 +74,7 @@ class ImageBytes:
         self._paths, self._sizes = index.paths, index.sizes_wh
         self._file_bytes = index.formats.file_bytes
         self._on_host = index.formats.where(needs_host_decoding)
+        self._turned = index.formats.where(lambda form: form.orientation >= 5)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Return the encoded image, (bytes,) uint8."""
@@ -86,12 +88,13 @@ class ImageBytes:
             raise OSError(
                 f"{printable(path)}: can no longer be read ({reason}); check whether it was moved or changed"
             ) from error
-        # Looking into each file would take time; another image has another number of bytes, too.
-        if len(content) != self._file_bytes[number]:
+        expected = self._sizes[number]
+        stored = expected[::-1] if self._turned[number] else expected
+        if len(content) != self._file_bytes[number] or stored_size(content) != stored:
             found = upright_size(io.BytesIO(content))
-            if found is None:  # DALI would try for long with an image that claims gigapixels
+            if found is None:  # DALI would try for minutes with an image that claims gigapixels
                 raise OSError(f"{printable(path)}: can no longer be decoded; check whether it was changed")
-            _require_size(path, found, self._sizes[number])
+            _require_size(path, found, expected)
         return np.frombuffer(content, np.uint8)
 
     def tile(self, tile: TileRender) -> np.ndarray:

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.data.images import inspect_image
 from pipelines.data.index import ImageIndex
+from pipelines.data.intact import ORIENTATION_TAG
+from pipelines.pixels import encoded_images
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.decoding import is_decoded_by_dali
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host
@@ -69,3 +72,32 @@ def test_image_replaced_by_one_of_another_size(index: ImageIndex) -> None:
         decode_on_host(index.paths[0], (width, height))
     Image.new("RGB", (width, height)).save(index.paths[0])  # a new version of the same picture, say
     assert len(encoded[0]) == index.paths[0].stat().st_size
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_image_changed_in_place_to_claim_gigapixels(index: ImageIndex, number: int) -> None:
+    """With the same number of bytes, or DALI decodes for minutes."""
+    path, (width, height) = index.paths[number], index.sizes_wh[number]
+    content = path.read_bytes()
+    if path.suffix == ".png":
+        header = content[12:16] + struct.pack(">II", 60_000, 60_000) + content[24:29]
+        changed = content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    else:
+        place = content.index(struct.pack(">BHH", 8, height, width))
+        changed = content[:place] + struct.pack(">BHH", 8, 60_000, 60_000) + content[place + 5 :]
+    assert len(changed) == len(content) != 0 and changed != content
+    path.write_bytes(changed)
+    with pytest.raises(OSError, match=rf"{path.name}: can no longer be decoded; check whether it was changed"):
+        ImageBytes(index)[number]
+
+
+def test_turned_images_are_not_taken_for_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow inspection of a header is for images that have changed."""
+    monkeypatch.setattr(encoded_images, "upright_size", lambda _: pytest.fail("inspected"))
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[ORIENTATION_TAG] = orientation
+        Image.new("RGB", (40, 20 + orientation)).save(tmp_path / f"{orientation}.jpg", exif=exif)
+    images = [(path, inspect_image(path)) for path in sorted(tmp_path.iterdir())]
+    encoded = ImageBytes(ImageIndex.of(images))
+    assert [len(encoded[number]) for number in range(8)] == [path.stat().st_size for path, _ in images]
