@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -53,8 +52,9 @@ def cached_scan(
         return scanned
     except (FileNotFoundError, NotADirectoryError):  # the second is reported when the index is written
         pass
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), error)
+    except Exception as error:  # NumPy, zipfile and json may raise any exception for damaged content
+        reason = " ".join(str(error).split()) or type(error).__name__
+        _log.warning("%s: damaged cache (%s); scanning the data set again", printable(file), reason)
     scanned = scan()
     if len(scanned):
         try:
@@ -111,7 +111,7 @@ def _decode(content: bytes, key: str) -> ScanTable:
     described = json.loads(arrays["described"].tobytes())
     if described["key"] != key:
         raise ValueError("it belongs to other files")
-    return ScanTable(
+    table = ScanTable(
         decodable=arrays["decodable"],
         sizes=arrays["sizes"],
         formats=ImageFormats(
@@ -124,6 +124,24 @@ def _decode(content: bytes, key: str) -> ScanTable:
             int(number): tuple(Problem(Path(file), *rest) for file, *rest in found)
             for number, found in described["problems"].items()
         },
+    )
+    if not _is_consistent(table):
+        raise ValueError("its arrays do not belong together")
+    return table
+
+
+def _is_consistent(table: ScanTable) -> bool:
+    """Return whether every column has an entry of the right kind for each image."""
+    count, formats, groups = len(table), table.formats, (table.labels, table.segments, table.segments.points)
+    return (
+        all(flags.dtype == bool and flags.shape == (count,) for flags in (table.decodable, table.labels_usable))
+        and (table.sizes.dtype, table.sizes.shape) == (np.int32, (count, 2))
+        and formats.codes.shape == formats.file_bytes.shape == (count,)
+        and bool(np.all((formats.codes >= 0) & (formats.codes < len(formats.distinct))))
+        and len(table.labels) == len(table.segments) == count
+        and all(bool(np.all(group.counts >= 0)) for group in groups)
+        and (table.labels.rows.shape[1:], table.segments.points.rows.shape[1:]) == ((5,), (2,))
+        and set(table.problems) <= set(range(count))
     )
 
 

@@ -1,9 +1,13 @@
 """The index: images, label files, skipped and reported files, the cache, unusual names."""
 
+import hashlib
+import io
+import json
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,6 +238,74 @@ def test_damaged_cache_is_rebuilt(damage: str, tmp_path: Path, caplog: pytest.Lo
         assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
     assert "damaged cache" in caplog.text
     assert file.read_bytes() == whole
+
+
+def resealed(content: bytes) -> bytes:
+    """Append the checksum that a cache file ends with."""
+    return content + hashlib.sha256(content).digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"described": np.frombuffer(b"[" * 100_000, np.uint8)},
+        {"described": np.frombuffer(b"[1]", np.uint8)},
+        {"problems": [1]},
+        {"problems": {"99": [["a", 1, "error", "text", "code"]]}},
+        {"formats": [1]},
+        {"key": "other"},
+        {"sizes": None},
+        {"sizes": np.zeros((1, 2), np.int32)},
+        {"sizes": np.array([["a", "b"], ["c", "d"]])},
+        {"decodable": np.array(True)},
+        {"decodable": np.zeros(2)},
+        {"labels_usable": np.ones(1, bool)},
+        {"formats_": np.full(2, 7, np.int32)},
+        {"formats_": np.full(2, -9, np.int32)},
+        {"row_counts": np.array([4, -3])},
+        {"row_counts": np.array([1, 1])},
+        {"rows": np.zeros((1, 4), np.float32)},
+        {"point_counts": np.zeros(7, np.int64)},
+    ],
+)
+def test_inconsistent_cache_with_right_checksum_is_rebuilt(
+    changes: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_image(tmp_path, "a.png", POLYGON + "x\n")
+    add_image(tmp_path, "b.jpg", "")
+    fresh = index(tmp_path / "images", cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    arrays = dict(np.load(io.BytesIO(whole)))
+    described = json.loads(arrays["described"].tobytes())
+    in_json = {
+        name: value for name, value in changes.items() if name in described and not isinstance(value, np.ndarray)
+    }
+    arrays["described"] = np.frombuffer(json.dumps({**described, **in_json}).encode(), np.uint8)
+    arrays.update({name.rstrip("_"): value for name, value in changes.items() if name not in in_json})
+    stream = io.BytesIO()
+    np.savez(stream, **{name: value for name, value in arrays.items() if value is not None})
+    file.write_bytes(resealed(stream.getvalue()))
+    with caplog.at_level(logging.WARNING):
+        assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
+    assert "damaged cache (" in caplog.text
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(("offset", "value"), [(10, 99), (8, 1), (8, 0x60)])
+def test_cache_in_unusual_archive_is_rebuilt(
+    offset: int, value: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unknown compression, or encrypted."""
+    add_image(tmp_path, "a.png", POLYGON)
+    fresh = index(tmp_path / "images", cache=tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    content = bytearray(file.read_bytes()[:-32])
+    content[content.index(b"PK\x01\x02") + offset] = value
+    file.write_bytes(resealed(bytes(content)))
+    with caplog.at_level(logging.WARNING):
+        assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
+    assert "damaged cache (" in caplog.text
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
