@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models import pickle_reader
 from models.pickle_reader import Allowed, Instance, PickleError, read_pickle
 from models.saved_weights import PLAIN_REDUCERS, plain_config
 from models.spec import CONFIG_KEYS, load_model_spec, shipped_configs
@@ -48,6 +49,16 @@ def test_copies_of_large_list_count_towards_limit() -> None:
     assert len(read_pickle(repeated_list(many, 10), LISTS)) == 50_000
     with pytest.raises(PickleError, match="copies more items than any weight file"):
         read_pickle(repeated_list(many, 30), LISTS)
+
+
+def test_number_of_opcodes_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the limit, a file of some gigabytes could take hours; a network has far fewer opcodes."""
+    assert pickle_reader.MAX_OPCODES == 5_000_000
+    monkeypatch.setattr(pickle_reader, "MAX_OPCODES", 1000)
+    pairs = b"N0"  # None, and drop it
+    assert read_pickle(b"\x80\x02" + pairs * 499 + b"N.", LISTS) is None
+    with pytest.raises(PickleError, match="has more opcodes than any weight file"):
+        read_pickle(b"\x80\x02" + pairs * 500 + b"N.", LISTS)
 
 
 @pytest.mark.parametrize(
