@@ -6,6 +6,7 @@ are made in `kernels.host.process_settings`. OneFlow's import sets missing rank 
 native code reads later.
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -14,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,22 @@ def _require_addresses() -> None:
 def _import_oneflow() -> Any:
     _require_addresses()
     _preload_cuda_libraries()
-    with StderrFilter():
+    with StderrFilter(), _interrupts_delayed():
         import oneflow
-    engine_loaded()
-    _restore_sigint_handler()
+
+        engine_loaded()
+        _restore_sigint_handler()
     return oneflow
+
+
+@contextlib.contextmanager
+def _interrupts_delayed() -> Iterator[None]:
+    """Delay SIGINT, because OneFlow's handler, which is in place for most of its import, ends the process silently."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _restore_sigint_handler() -> None:

@@ -123,6 +123,27 @@ def test_interrupt_raises_keyboard_interrupt() -> None:
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
+@pytest.mark.parametrize("module", ["oneflow.framework.c_api_util", "oneflow.nn"])
+def test_interrupt_during_import_raises_keyboard_interrupt(module: str) -> None:
+    """OneFlow's own handler, in place while its modules are imported, ends the process with exit code 255."""
+    code = f"""
+import importlib.abc, os, signal, sys
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+try:
+    import kernels.runtime
+except KeyboardInterrupt:
+    print("told", flush=True)
+    os._exit(0 if not signal.pthread_sigmask(signal.SIG_BLOCK, []) else 1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
 def test_oneflow_uses_newer_nccl(tmp_path: Path) -> None:
     """Check with the dynamic loader that each NCCL function resolves to the preloaded library."""
     code = """
