@@ -170,6 +170,17 @@ def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 
+def _hindrance(path: Path) -> str:
+    """Return why a path cannot be looked at, such as a folder without permission; "" if it does not exist."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...] | str:
     """Return the sources of a split, or the reason why there are none."""
     value = yaml.data.get(split)
@@ -182,6 +193,11 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
         tried = _candidates(_path(yaml, *key), roots)
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
+            for path in tried:
+                if reason := _hindrance(path):
+                    return (
+                        f"{yaml.where(*key)}: {split}: {printable(path)}: {reason}; check the path and its permissions"
+                    )
             places = ", ".join(printable(path) for path in tried)
             return f"{yaml.where(*key)}: {split}: not found at {places}; {download_hint(yaml)}"
         sources.append(source)

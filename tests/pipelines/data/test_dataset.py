@@ -101,6 +101,15 @@ def test_download_script_is_shown_and_never_run(folder: Path) -> None:
     assert not trap.exists()
 
 
+def test_inaccessible_source_is_not_called_missing(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    file = write_yaml(folder, f"train: loop/images\nval: images/val\n{NAMES}")
+    with pytest.raises(
+        ValueError, match=r":1:8: train: .*/loop/images: Too many levels of symbolic links; check the path"
+    ):
+        load_dataset(file)
+
+
 def test_missing_split_raises_on_access(folder: Path) -> None:
     found = load_dataset(write_yaml(folder, f"train: images/train\nval: images/val\ntest: gone\n{NAMES}"))
     assert found.test == ()
