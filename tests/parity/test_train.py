@@ -14,6 +14,8 @@ import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
 from kernels.ops.update.function import HyperIndex
+from kernels.runtime import flow
+from models.layers import member
 from models.network import DetectionModel
 from tests.parity import train_replay
 from tests.parity.edge_ties import KNOWN_TIES, LIMIT_CELLS, near_ties, unexplained
@@ -174,7 +176,11 @@ def stale_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(step, *inputs)
 
     monkeypatch.setattr(engine_step.TrainStep, "__call__", observed)
-    _arrays(monkeypatch, lambda _, arrays: arrays.update({f"model/{name}": value for name, value in seen[-1].items()}))
+
+    def change(_: TrainingState, arrays: dict[str, np.ndarray]) -> None:
+        arrays.update({f"model/{name}": value for name, value in (seen[-1] if seen else {}).items()})
+
+    _arrays(monkeypatch, change)
 
 
 def one_negated_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,9 +309,41 @@ def a_quarter_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_replay, "StepConfig", partial(engine_step.StepConfig, loss_factor=0.25))
 
 
+def _after_each_step(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState], None]) -> None:
+    original = engine_step.TrainStep.__call__
+
+    def changed(step: Any, *inputs: Any) -> Any:
+        result = original(step, *inputs)
+        with flow.no_grad():
+            change(step.state)
+        return result
+
+    monkeypatch.setattr(engine_step.TrainStep, "__call__", changed)
+
+
+def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a parameter that is within half a rounding of its average after the recorded updates."""
+    name = "model.13.cv3.bn.weight"
+
+    def change(state: TrainingState) -> None:
+        member(state.average, name).copy_(member(state.network, name))
+
+    _after_each_step(monkeypatch, change)
+
+
+def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(state: TrainingState) -> None:
+        update = state.update_state()
+        update.cut(update.first_moment)[state.trained.index("model.4.cv1.bn.bias")].mul_(0.9)
+
+    _after_each_step(monkeypatch, change)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (one_average_is_a_copy, "updates of ema/model.13.cv3.bn.weight, in roundings"),
+        (one_momentum_buffer_is_a_tenth_too_small, "updates of model/model.4.cv1.bn.bias, in roundings"),
         (no_update_in_the_last_iteration, "final: median moved of group 1"),
         (no_ema_in_the_last_iteration, "final - ema, parameters"),
         (learning_rate_of_weights_off_by_two_percent, "final: median moved of group 1"),

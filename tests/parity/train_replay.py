@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
 from tests.parity.harness import Mode, VectorError, VectorFile
+from tests.parity.update_audit import LATE_UPDATES, UpdateAudit
 
 Arrays = Mapping[str, np.ndarray]
 PIXEL_SCALE = 255.0
@@ -155,6 +156,8 @@ class Replay:
     updates: int
     groups: Mapping[str, int]
     """Group of each trained parameter: biases, weights with decay, weights of normalisation layers."""
+    update_errors: Mapping[str, float]
+    """See `UpdateAudit`."""
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
@@ -189,7 +192,10 @@ def replay(
     moves: Sequence[LabelMove] = (),
     observe: Observer = lambda *_: None,
 ) -> Replay:
-    """Run the first `iterations` batches of a case (all of them by default) in one mode."""
+    """Run the first `iterations` batches of a case (all of them by default) in one mode.
+
+    After all of them, the last batch is taken once more for the audit, as if after `LATE_UPDATES`.
+    """
     state = TrainingState(
         case.network(case.initial), case.network(case.initial), rule=case.settings["opt_name"].lower()
     )
@@ -198,6 +204,7 @@ def replay(
     step = kind(state, case.criterion(state.network), StepConfig(schedule.weight_decays))
     numbers = range(case.iterations if iterations is None else iterations)
     results, all_settings = [], []
+    audit = UpdateAudit(state, schedule.weight_decays)
     for iteration in numbers:
         if iteration % case.settings["nb"] == 0:
             state.drop_pending_gradients()
@@ -209,7 +216,17 @@ def replay(
         settings = schedule.at(iteration, iteration // case.settings["nb"])
         results.append(step(flow.tensor(case.images(iteration)), flow.tensor(labels), settings))
         all_settings.append(settings)
+        audit.after_step(settings, updated=results[-1].updated)
     state.flush()
+    audit.after_flush()
+    arrays, updates = state.arrays(), state.counters.updates
+    if iterations is None:
+        state.counters = replace(state.counters, updates=LATE_UPDATES)
+        late = replace(settings, update=True)
+        taken = step(flow.tensor(case.images(iteration)), flow.tensor(labels), late)
+        audit.after_step(late, updated=taken.updated)
+        state.flush()
+        audit.after_flush()
     accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
     groups = dict(zip(state.trained, state.groups, strict=True))
-    return Replay(tuple(results), tuple(all_settings), accumulate, state.arrays(), state.counters.updates, groups)
+    return Replay(tuple(results), tuple(all_settings), accumulate, arrays, updates, groups, audit.errors)
