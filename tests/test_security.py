@@ -30,7 +30,6 @@ ONLY_USERS = {
     "tarfile": {"pipelines/data/unpack.py"},
     "zipfile": {
         "pipelines/data/unpack.py",
-        "pipelines/data/index_cache.py",  # its exception
         "models/pytorch_file.py",
         "models/pytorch_writer.py",
         "kernels/build/cuda_build.py",
