@@ -36,7 +36,7 @@ Competitors ran in turn (A B A B …) within one run, after a warm-up, each in i
 others ran. Numbers are medians with quartiles; ratios were taken within each turn, so that other load on the machine
 affects both sides. To repeat one benchmark, see `uv run graph-bench NAME --help`; `uv run graph-bench all --out FOLDER`
 repeats all that take minutes. A newer result replaces an older one of the same benchmark and settings; an older result
-of which only some rows were measured again has a note.
+of which only some rows were measured again has a note. Single trainings and kills are in the raw files.
 """
 
 
@@ -177,9 +177,11 @@ def _picture_name(path: Path, results: Path) -> str:
 
 
 def tables_text(result: Mapping[str, Any]) -> str:
-    """Return a result's tables as Markdown."""
+    """Return a result's tables as Markdown, and below them each of their notes once."""
     module = import_module(BENCHMARKS[result["benchmark"]].module)
-    return "\n\n".join(f"**{table.title}**\n\n{as_markdown(table)}" for table in module.tables(result))
+    tables = [table for table in module.tables(result) if not table.detail]
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    return "\n\n".join([*(f"**{table.title}**\n\n{as_markdown(table)}" for table in tables), *notes])
 
 
 def _shown(path: Path) -> str:

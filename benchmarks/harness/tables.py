@@ -8,12 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text cells; `notes` are lines below the table."""
+    """Rows of text cells; `notes` are lines below the table.
+
+    A `detail` table is printed by its benchmark, but left out of the documentation.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = field(default=())
+    detail: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -65,11 +69,10 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """Return a Markdown table with its notes below."""
+    """Return a Markdown table without its notes."""
     rule = ["---:" if _is_numeric(table, column) else "---" for column in range(len(table.columns))]
     lines = [table.columns, tuple(rule), *table.rows]
-    text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return "\n\n".join([text, *table.notes])
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def _is_numeric(table: Table, column: int) -> bool:

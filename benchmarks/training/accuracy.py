@@ -152,7 +152,8 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     """Return a table per comparison, and one of all trainings."""
     rows = body["rows"]
     epochs = len(rows[0]["map"])
-    compared = [_comparison(name, found, epochs) for name, found in comparisons(rows).items()]
+    notes = body.get("notes", ())
+    compared = [_comparison(name, found, epochs, notes) for name, found in comparisons(rows).items()]
     trainings = tuple(
         (
             str(row["seed"]),
@@ -163,10 +164,10 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         for row in sorted(rows, key=lambda row: (row["seed"], SIDES.index(row["side"])))
     )
     columns = ("seed", "side", *MEASURES.values(), "seconds")
-    return [*compared, Table("Trainings", columns, trainings, tuple(body.get("notes", ())))]
+    return [*compared, Table("Trainings", columns, trainings, detail=True)]
 
 
-def _comparison(name: str, found: Mapping[str, Mapping[str, float]], epochs: int) -> Table:
+def _comparison(name: str, found: Mapping[str, Mapping[str, float]], epochs: int, notes: Sequence[str]) -> Table:
     sides = COMPARISONS[name]
     cells = tuple(
         (
@@ -182,7 +183,7 @@ def _comparison(name: str, found: Mapping[str, Mapping[str, float]], epochs: int
         f"{found['map']['pairs']:.0f} seeds; of the difference ({sides[0]} less {sides[1]} of the same seed): standard "
         "error of its mean."
     )
-    return Table(name, ("measure", *sides, "difference", "its spread"), cells, (note,))
+    return Table(name, ("measure", *sides, "difference", "its spread"), cells, (note, *notes))
 
 
 def _rounded(value: float, *, sign: bool = False) -> str:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.harness.results import envelope, is_result, read_result, write_result
 from benchmarks.registry import BENCHMARKS
-from benchmarks.report import PAGE, RESULTS_FOLDER, newest, page_text, superseded
+from benchmarks.report import PAGE, RESULTS_FOLDER, newest, page_text, superseded, tables_text
 
 
 def result(benchmark: str, **body: Any) -> dict[str, Any]:
@@ -121,6 +121,12 @@ STORED = [path for path in sorted(RESULTS_FOLDER.rglob("*.json")) if is_result(p
 def test_every_stored_result_has_tables(path: Path) -> None:
     tables = import_module(BENCHMARKS[read_result(path)["benchmark"]].module).tables(read_result(path))
     assert tables and all(table.rows for table in tables)
+
+
+def test_page_has_notes_once_and_no_single_trainings() -> None:
+    text = tables_text(read_result(RESULTS_FOLDER / "intel-xeon-2-cores" / "accuracy.json"))
+    assert "**float32 - pytorch**" in text and "**amp - float32**" in text and "**Trainings**" not in text
+    assert text.count("The side amp computes in bfloat16") == 1
 
 
 def test_page_is_up_to_date_with_results() -> None:
