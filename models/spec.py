@@ -27,18 +27,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 """[level][anchor] -> width, height in px."""
 
-CONFIG_KEYS = (
-    "nc",
-    "depth_multiple",
-    "width_multiple",
-    "channel_multiple",
-    "anchors",
-    "activation",
-    "backbone",
-    "head",
-    "ch",
-    "inplace",
-)
+CONFIG_KEYS = "nc depth_multiple width_multiple channel_multiple anchors activation backbone head ch inplace".split()
 _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
 MIN_GRID_PX = 32
 # The network's strides are powers of two well below this size, so the division is exact.

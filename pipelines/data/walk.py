@@ -18,20 +18,7 @@ _LOG_INTERVAL_SECONDS = 30.0
 _BAR_AFTER_SECONDS = 1.0
 """Duration of a walk after which a bar is shown."""
 _KERNEL_FILE_SYSTEMS = frozenset(
-    {
-        "bpf",
-        "cgroup",
-        "cgroup2",
-        "configfs",
-        "debugfs",
-        "devpts",
-        "mqueue",
-        "proc",
-        "pstore",
-        "securityfs",
-        "sysfs",
-        "tracefs",
-    }
+    "bpf cgroup cgroup2 configfs debugfs devpts mqueue proc pstore securityfs sysfs tracefs".split()
 )
 """Kernel file systems, without user files."""
 

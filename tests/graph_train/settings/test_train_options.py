@@ -17,49 +17,12 @@ from graph_train.settings.train_options import (
     options_from_flags,
 )
 
-REFERENCE_FLAGS = [
-    "--weights",
-    "--cfg",
-    "--data",
-    "--hyp",
-    "--epochs",
-    "--batch-size",
-    "--batch",
-    "--imgsz",
-    "--img",
-    "--img-size",
-    "--rect",
-    "--resume",
-    "--nosave",
-    "--noval",
-    "--noautoanchor",
-    "--noplots",
-    "--evolve",
-    "--bucket",
-    "--cache",
-    "--image-weights",
-    "--device",
-    "--multi-scale",
-    "--single-cls",
-    "--optimizer",
-    "--sync-bn",
-    "--workers",
-    "--project",
-    "--name",
-    "--exist-ok",
-    "--quad",
-    "--cos-lr",
-    "--label-smoothing",
-    "--patience",
-    "--freeze",
-    "--save-period",
-    "--seed",
-    "--local_rank",
-    "--entity",
-    "--upload_dataset",
-    "--bbox_interval",
-    "--artifact_alias",
-]
+REFERENCE_FLAGS = """
+    --weights --cfg --data --hyp --epochs --batch-size --batch --imgsz --img --img-size --rect --resume --nosave --noval
+    --noautoanchor --noplots --evolve --bucket --cache --image-weights --device --multi-scale --single-cls --optimizer
+    --sync-bn --workers --project --name --exist-ok --quad --cos-lr --label-smoothing --patience --freeze --save-period
+    --seed --local_rank --entity --upload_dataset --bbox_interval --artifact_alias
+""".split()
 """The flags of `train.py`, v7.0, and `--batch`, which is from later versions."""
 
 
