@@ -180,8 +180,8 @@ def _check_format(file: BinaryIO, path: Path) -> None:
         )
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         raise ValueError(
-            f"{path}: a bare pickle, no file of torch.save; whatever loads it executes what it says, so load it "
-            "nowhere; get the weights as .safetensors or as a .pt that training wrote"
+            f"{path}: a plain pickle, not written by torch.save; loading it executes code, so do not load it anywhere; "
+            "get the weights as .safetensors or as a .pt that training wrote"
         )
     if path.suffix.lower() in _EXPORTED_SUFFIXES:
         raise ValueError(f"{path}: an exported model; give the .pt or .safetensors file that it was exported from")

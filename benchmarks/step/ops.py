@@ -15,7 +15,7 @@ from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
 
-PLUGIN, OWN, NOTHING, NO_KERNEL = "plugin", "OneFlow", "no code needed", "nobody"
+PLUGIN, OWN, NOTHING, NO_KERNEL = "plugin", "OneFlow", "no code needed", "no kernel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

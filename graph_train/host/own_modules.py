@@ -1,4 +1,4 @@
-"""Import this distribution's modules, whatever the user's working folder contains.
+"""Import this distribution's modules, regardless of the files in the working folder.
 
 A YOLOv5 checkout has a package `models` too, and any folder may hold a `json.py`.
 """
@@ -10,7 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that contains `graph_train` and the packages beside it."""
+"""The folder that contains `graph_train` and its sibling packages."""
 PACKAGES = ("kernels", "models", "pipelines")
 
 

@@ -357,7 +357,10 @@ class Trainer:
             self._save_now()
 
     def _save_due_before(self, number: int) -> bool:
-        """Return whether a save is due before a batch. With several ranks, only rank 0 decides; with one, never."""
+        """Return whether rank 0 is to save before a batch; False on other ranks, and if there is only one.
+
+        A single process saves after each batch instead.
+        """
         first = number % self.run.train_pipeline.batches_per_epoch == 0
         if self._exchange.alone or not self._exchange.main or first:
             return False

@@ -122,7 +122,7 @@ def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
 def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
     """Return the entries for detections (k, 6) x1, y1, x2, y2 in px, confidence, class.
 
-    Corners go by way of the centre in float32, as in YOLOv5, so that both round to the same digits.
+    Computed from the centre in float32, as in YOLOv5, so that both round to the same digits.
     """
     first, last = np.split(detections[:, :4].astype(np.float32), 2, axis=1)
     size = last - first

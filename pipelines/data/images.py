@@ -142,9 +142,9 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 
 def stated_size_problem(stated: tuple[int, int], found: tuple[int, int]) -> tuple[Severity, str]:
-    """Compare an image's size in px with that in its annotations; return the problem, with "" for none.
+    """Return the problem if an image's size in px differs from that in its annotations, with "" for none.
 
-    Annotations in px of an image of the same shape are right after scaling.
+    With the same aspect ratio, boxes can be scaled, so that is only a warning.
     """
     if stated == found:
         return "warning", ""

@@ -54,7 +54,7 @@ class _PlainBuilder(ElementTree.TreeBuilder):
     """A builder without document types: their entities can expand a small file without limit."""
 
     def doctype(self, *_: object) -> None:
-        """Reject the declaration, in whatever encoding it is written."""
+        """Reject the declaration, in any encoding."""
         raise _DocumentTypeError
 
 

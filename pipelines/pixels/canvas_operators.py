@@ -93,7 +93,7 @@ def _on_canvas(levels: Any, slot: int, canvas_hw: Any) -> Any:
 
 
 def pasted(canvas: Any, backend: Backend) -> Any:
-    """Return the canvas, mirrored where the mask is 1."""
+    """Return the canvas with copy-paste applied: its mirror image where the mask is 1."""
     mask = backend.place(given("mask", types.UINT8, 3))
     if given("pastes", types.BOOL, 0):
         rest = fn.cast(mask == 0, dtype=types.UINT8)

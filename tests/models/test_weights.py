@@ -189,7 +189,7 @@ def test_compressed_archive_raises(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before version 1.6"),
-        (b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system\x93.", "a bare pickle.* executes"),
+        (b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system\x93.", "a plain pickle.* executes"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<html>", "not written by torch.save"),
         (b"", "not written by torch.save"),
