@@ -50,7 +50,7 @@ def check_private(path: Path) -> None:
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(facts.st_mode)
         raise PluginUnavailableError(
-            f"{path}: others may write it (mode {mode:o}); remove it or run: chmod go-w '{path}'"
+            f"{path}: writable by other users (mode {mode:o}); remove it or run: chmod go-w '{path}'"
         )
 
 

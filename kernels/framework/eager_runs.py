@@ -1,4 +1,4 @@
-"""Decides when to compile a graph for an input shape."""
+"""When to compile a graph for an input shape."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -9,13 +9,13 @@ graph-vs-eager`), so rare shapes are never compiled."""
 
 
 class EagerRuns:
-    """Counter of the eager runs of each shape, which give bitwise the same results, before it is compiled."""
+    """Counter of the eager runs of each shape before it is compiled; results are bitwise equal."""
 
     def __init__(self) -> None:
         self._runs: Counter[Hashable] = Counter()
 
     def take(self, shape: Hashable) -> bool:
-        """Return whether to execute this run eagerly, and count it."""
+        """Count a run of this shape, and return whether to execute it eagerly."""
         if self._runs[shape] >= EAGER_RUNS:
             return False
         self._runs[shape] += 1

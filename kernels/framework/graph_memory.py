@@ -103,7 +103,7 @@ def _build(graph: Any, *inputs: Tensor) -> None:
 
 
 def _forget_tensors() -> None:
-    """Make OneFlow forget the tensors of a graph that will not be compiled; later graphs could abort otherwise."""
+    """Clear OneFlow's record of the tensors of a graph that will not be compiled, so that later graphs do not abort."""
     if is_loaded():
         plugin_library().graph_train_forget_tensors()
 

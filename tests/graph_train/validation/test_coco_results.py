@@ -32,7 +32,7 @@ def test_entry_known_values() -> None:
 
 
 def test_boxes_round_as_in_yolov5() -> None:
-    """Recorded from YOLOv5: computed from the centre in float32, 534.40045 becomes 534.40051, and 534.401 when rounded."""
+    """Recorded from YOLOv5: from the centre in float32, 534.40045 becomes 534.40051, and 534.401 when rounded."""
     entries = result_entries(
         image_with(
             (534.4004516601562, 291.7640380859375, 587.1075439453125, 359.54010009765625, 0.5, 0),

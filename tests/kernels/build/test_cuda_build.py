@@ -58,7 +58,7 @@ def test_damaged_archive_recompiles(sources: Path, damage: str) -> None:
 def test_archive_writable_by_others_is_rejected(sources: Path) -> None:
     cuda_build.ensure_compiled("sm_80")
     _archive(sources).chmod(0o722)
-    with pytest.raises(PluginUnavailableError, match="others may write it"):
+    with pytest.raises(PluginUnavailableError, match="writable by other users"):
         cuda_build.ensure_compiled("sm_80")
 
 

@@ -148,14 +148,14 @@ def test_compile_error_names_log(cache: Path, tmp_path: Path, monkeypatch: pytes
 def test_folder_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o777)
-    with pytest.raises(PluginUnavailableError, match=r"others may write it \(mode 777\)"):
+    with pytest.raises(PluginUnavailableError, match=r"writable by other users \(mode 777\)"):
         plugin_build.ensure_built()
 
 
 def test_library_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
     library.chmod(0o720)
-    with pytest.raises(PluginUnavailableError, match="others may write it"):
+    with pytest.raises(PluginUnavailableError, match="writable by other users"):
         plugin_build.ensure_built()
 
 
@@ -199,7 +199,7 @@ def test_altered_object_is_rebuilt(cache: Path, compiler_log: Path, damage: str)
 def test_digest_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     library = plugin_build.ensure_built().path
     digest_file(library).chmod(0o622)
-    with pytest.raises(PluginUnavailableError, match="others may write it"):
+    with pytest.raises(PluginUnavailableError, match="writable by other users"):
         plugin_build.ensure_built()
 
 
