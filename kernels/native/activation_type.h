@@ -1,6 +1,5 @@
 // Activation types, numbered as in kernels/framework/activation_type.py; ops receive the number as an attribute.
-#ifndef GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
-#define GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_
+#pragma once
 
 #include "native/common.h"
 
@@ -16,5 +15,3 @@ inline oneflow::DataType activation_type(int64_t number) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ACTIVATION_TYPE_H_

@@ -1,6 +1,5 @@
 // Attributes of the plugin's ops, set by kernels/framework/dispatch.py; all ops have the same two.
-#ifndef GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
-#define GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_
+#pragma once
 
 #include <string>
 #include <vector>
@@ -12,9 +11,6 @@ namespace graph_train {
 constexpr const char* kIntegers = "integers";
 constexpr const char* kFloats = "floats";
 
-// Follows REGISTER_NO_GRAD_USER_OP(...)...
-#define GT_ATTRIBUTES() Attr<std::vector<int64_t>>("integers", {}).Attr<std::vector<float>>("floats", {})
-
 template<typename Context>
 const std::vector<int64_t>& integers_of(const Context* ctx) {
   return ctx->template Attr<std::vector<int64_t>>(kIntegers);
@@ -25,7 +21,7 @@ const std::vector<float>& floats_of(const Context* ctx) {
   return ctx->template Attr<std::vector<float>>(kFloats);
 }
 
-// Memory of an input or output, of whatever type.
+// Memory of an input or output of any type.
 template<typename T = float>
 const T* data_of(user_op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
   return static_cast<const T*>(ctx->Tensor4ArgNameAndIndex(name, index)->dptr<void>());
@@ -44,10 +40,4 @@ inline oneflow::DataType type_of(user_op::KernelComputeContext* ctx, const std::
   return ctx->Tensor4ArgNameAndIndex(name, index)->data_type();
 }
 
-// Marks inputs that an op changes in place.
-oneflow::Maybe<void> mark_mutable(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf,
-                                  const std::vector<std::string>& names);
-
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ATTRIBUTES_H_

@@ -3,20 +3,17 @@
 //
 // 1. A better kernel for an op that exists (same name; chosen because of its priority, in eager and in graphs):
 //
-//      class SiluKernel final : public user_op::OpKernel {
-//        using user_op::OpKernel::Compute;
+//      class SiluKernel final : public StatelessKernel {
 //        void Compute(user_op::KernelComputeContext* ctx) const override {
 //          const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
 //          auto* out = ctx->Tensor4ArgNameAndIndex("out", 0);
 //          ... in->dptr<float>(), out->mut_dptr<float>(), in->shape_view().elem_cnt() ...
 //        }
-//        bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 //      };
 //      GT_CPU_KERNEL("silu", SiluKernel, GT_IS_FLOAT("in"))
 //
-// 2. A new op: REGISTER_USER_OP / REGISTER_NO_GRAD_USER_OP("graph_train_x").Input("in").Output("out") with
-//    SetLogicalTensorDescInferFn, SetPhysicalTensorDescInferFn, SetGetSbpFn, SetDataTypeInferFn, then a kernel as above
-//    (self_check.cpp is the smallest whole example). In Python: kernels/framework/dispatch.py. A CPU kernel for an op that ships only CUDA ones: form 1.
+// 2. A new op: an Op of native/op.h, then a kernel as above (self_check.cpp is the smallest whole example). In Python:
+//    kernels/framework/dispatch.py.
 //
 // 3. A plain function: extern "C" GT_EXPORT int graph_train_x(const float* in, int64_t n); in Python
 //    kernels.plugin.plugin_library().graph_train_x with argtypes set by the caller. For host arrays outside the step.
@@ -24,7 +21,7 @@
 // Vectorisation: mark the function that holds the innermost loops GT_VECTOR. It is compiled for AVX-512, AVX2 and plain
 // x86-64 and the loader picks one at start-up. Such a function must hold no OpenMP pragma (the outlined body would lose
 // the target); call it from parallel_for with a range.
-// An include guard, not #pragma once: the build compiles this file ahead of the others.
+// An include guard, unlike in the other headers: GCC warns about #pragma once in a file that is precompiled.
 #ifndef GRAPH_TRAIN_KERNELS_COMMON_H_
 #define GRAPH_TRAIN_KERNELS_COMMON_H_
 
@@ -59,6 +56,11 @@
 namespace graph_train {
 
 namespace user_op = oneflow::user_op;
+
+// Base of kernels that override Compute(KernelComputeContext*) only and have nothing to do if all outputs are empty.
+class StatelessKernel : public user_op::OpKernel {
+  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
+};
 
 // Threads that kernels may use; OMP_NUM_THREADS or the cores of the affinity mask.
 int num_threads();

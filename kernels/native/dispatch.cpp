@@ -1,7 +1,7 @@
 // Calls an op from Python with any number of inputs and outputs; kernels/framework/dispatch.py is the other side.
 //
 // OneFlow offers no public dispatcher of a new op. Its interpreter's entry is exported, but the headers that declare it
-// include ones that the wheel lacks: hence the declarations below.
+// include others that the wheel lacks, so it is declared here.
 #include "native/attributes.h"
 #include "oneflow/core/framework/mutable_attr_map.h"
 #include "oneflow/core/framework/tensor_tuple.h"
@@ -35,20 +35,8 @@ Maybe<void> dispatch(const one::OpExpr& op, const one::TensorTuple& inputs, one:
 
 }  // namespace
 
-Maybe<void> mark_mutable(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf,
-                         const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    for (int32_t index = 0; index < conf.input_size(name); ++index) {
-      user_op::InputArgModifier* argument = modifier(name, index);
-      CHECK_OR_RETURN(argument != nullptr);
-      argument->set_is_mutable(true);
-    }
-  }
-  return Maybe<void>::Ok();
-}
-
 // `op`, `inputs` and `outputs` are the C++ objects behind Python's UserOpExpr and TensorTuples; results are appended to
-// `outputs`. Returns null, or what went wrong, which stays valid until the next call from this thread.
+// `outputs`. Returns null, or an error message that stays valid until the next call from this thread.
 extern "C" GT_EXPORT const char* graph_train_dispatch(const void* op, const void* inputs, void* outputs,
                                                       const int64_t* integers, int64_t integer_count,
                                                       const float* floats, int64_t float_count) {

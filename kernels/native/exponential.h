@@ -1,6 +1,5 @@
 // Exponential, logarithm and sigmoid as polynomials, the same on the CPU and on CUDA. All can be vectorised.
-#ifndef GRAPH_TRAIN_KERNELS_EXPONENTIAL_H_
-#define GRAPH_TRAIN_KERNELS_EXPONENTIAL_H_
+#pragma once
 
 #include "native/number_types.h"
 
@@ -54,5 +53,3 @@ GT_HOST_DEVICE float sigmoid_of(float x) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_EXPONENTIAL_H_

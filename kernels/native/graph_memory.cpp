@@ -1,13 +1,13 @@
 // Shares memory between tensors of a compiled CPU graph with disjoint lifetimes, and frees compile-time data.
 //
-// OneFlow 0.9.0 plans that for CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU every
-// tensor of a graph has memory of its own for as long as the program runs. The compiler calls its planner across a library
-// boundary, so the plugin puts a function of its own there: OneFlow's planner first, ours after it. Only rank 0 compiles;
-// every rank, before it starts to run a plan, calls another function in the same way, which shows us the plan to free.
+// OneFlow 0.9.0 shares memory on CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU,
+// every tensor of a graph has its own memory until the program ends. The compiler calls its planner across a library
+// boundary, where the plugin replaces it by a function that calls OneFlow's planner and then ours. Only rank 0 compiles;
+// every rank calls another redirected function before it runs a plan, which gives us the plan to free.
 //
-// Ours fixes one order of the CPU ops (by edges without data, as OneFlow does on CUDA), takes each tensor's lifetime from
-// it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs and
-// whatever other ops or processes touch keep memory of their own.
+// Our planner fixes one order of the CPU ops (by control edges, as OneFlow does on CUDA), derives each tensor's lifetime
+// from it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs
+// and tensors used by other ops or processes keep their own memory.
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -27,7 +27,7 @@
 namespace oneflow {
 namespace one {
 
-// The functions that are used. OneFlow's header needs others that its package does not contain.
+// Declared here, because OneFlow's header includes others that its package does not contain.
 class TensorNameScope {
  public:
   static TensorNameScope* Global();
@@ -52,12 +52,12 @@ constexpr char kPopulate[] =
     "_ZN7oneflow8PlanUtil19PopulateOpAttributeEPNS_4PlanERKN6google8protobuf3MapIlNS_19OpAttributeRefTableEEE";
 
 bool sharing = true;
-// The plan of the graph that was compiled last; its graph owns it. Read between graph_train_forget_building and
-// graph_train_forget_plan of one compilation alone, later it may point to a graph that is gone.
+// The plan of the graph that was compiled last, which owns it. Only valid between graph_train_forget_building and
+// graph_train_forget_plan of one compilation; later the graph may have been freed.
 Plan* compiled = nullptr;
 struct {
   int64_t separate = 0, shared = 0, peak = 0;
-} last_plan;  // bytes: memory of their own would need, the blocks take, are in use at once; over all processes of the job
+} last_plan;  // bytes without sharing, of the blocks, and in use at the same time; over all processes of the job
 
 struct Tensor {
   RegstDescProto* regst = nullptr;
@@ -103,7 +103,7 @@ std::unordered_set<int64_t> read_by(const Plan& plan, const TaskProto& task) {
   return ids;
 }
 
-// Ops that act several times per call of the graph: lifetimes cannot be read from one order then.
+// Ops that run several times per call of the graph, so that one order does not give lifetimes.
 bool acts_once(const TaskProto& task) {
   return task.task_type() != oneflow::TaskType::kRepeat && task.task_type() != oneflow::TaskType::kAcc
          && task.task_type() != oneflow::TaskType::kPack && task.task_type() != oneflow::TaskType::kUnpack;
@@ -142,7 +142,7 @@ struct Tasks {
       }
     }
     for (size_t i = 0; i < tasks.size(); ++i) {
-      // A protobuf map has no order of its own; plans are to be the same in every run.
+      // A protobuf map is unordered, but plans must be the same in every run.
       std::vector<std::pair<std::string, RegstDescProto*>> produced;
       for (auto& pair : *tasks[i].proto->mutable_produced_regst_desc()) produced.emplace_back(pair.first, &pair.second);
       std::sort(produced.begin(), produced.end());
@@ -173,8 +173,8 @@ struct Tasks {
   }
 };
 
-// An order in which every task follows those it waits for, empty if there is none. Of all tasks that can be next it takes
-// the one that adds the fewest bytes to those in use; among equals the one that OneFlow's own order has first.
+// A topological order of the tasks, empty if there is none. The next task is always the executable one that adds the
+// fewest bytes to those in use; ties are resolved by OneFlow's own order.
 std::vector<int64_t> execution_order(const Tasks& plan) {
   std::vector<int64_t> waits_for, readers, order, ready;
   for (const Task& task : plan.tasks) waits_for.push_back(task.waits_for);
@@ -203,7 +203,7 @@ std::vector<int64_t> execution_order(const Tasks& plan) {
   return order;
 }
 
-// The execution of `after` waits for that of `before`, by an edge that carries no data.
+// Adds a control edge, so that `after` is executed after `before`.
 void add_edge(TaskProto* before, TaskProto* after, const std::string& name) {
   RegstDescProto edge;
   edge.set_regst_desc_id(oneflow::Singleton<oneflow::IDMgr>::Get()->NewRegstDescId());
@@ -236,7 +236,7 @@ void enforce(const Tasks& plan, const std::vector<int64_t>& chain) {
     add_edge(plan.tasks[chain.front()].proto, plan.tasks[chain.back()].proto, "out_ctrl_graph_train_call");
 }
 
-// Gives the tensors that tasks of `chain` produce places in one block.
+// Places the tensors that tasks of `chain` produce in one block.
 void place(const Tasks& plan, const std::vector<int64_t>& chain) {
   std::unordered_map<int64_t, int64_t> position;
   for (size_t i = 0; i < chain.size(); ++i) position[chain[i]] = i;
@@ -259,8 +259,8 @@ void place(const Tasks& plan, const std::vector<int64_t>& chain) {
   for (size_t i = 0; i < regsts.size(); ++i) {
     regsts[i]->set_mem_block_id(block);
     regsts[i]->set_mem_block_offset(offsets[i]);
-    // OneFlow writes a tensor's shape in front of its values, once: the next tensor's values would overwrite it. A tensor
-    // with a variable's name has its shape elsewhere; nothing else asks for this name.
+    // OneFlow writes a tensor's shape before its values, once, where another tensor's values would overwrite it. The shape
+    // of a tensor with a variable's name is stored elsewhere; the name has no other use.
     regsts[i]->set_variable_op_name("graph_train_shared");
   }
 }
@@ -280,7 +280,7 @@ void share_memory(Plan* plan) {
   }
 }
 
-// Clears data that is not read after placement, because every op is copied five times from here on.
+// Clears data that is not read after placement, because every op is copied five times later.
 void drop_unread(oneflow::OpAttribute* op) {
   op->clear_blob_last_used_signature();
   op->clear_blob_backward_used_signature();
@@ -293,7 +293,7 @@ using Reachable = std::function<bool(const std::string&, const std::string&)>;
 
 void plan_memory(Plan* plan, const Reachable& reachable) {
   oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
-  compiled = plan;  // where populate_plan is never called, rank 0 still knows its plan
+  compiled = plan;  // so that rank 0 has its plan even if populate_plan is never called
   for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
     for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
   }
@@ -308,7 +308,7 @@ void populate_plan(Plan* plan, const OpsOfJobs& ops) {
   compiled = plan;
 }
 
-// What OneFlow's records of how graphs were built let their own kind do.
+// Access to the private members of OneFlow's records of built graphs.
 struct Records : oneflow::JobBuildAndInferCtxMgr {
   static constexpr auto kClearContexts = &Records::clear_job_name2infer_ctx;
   static constexpr auto kJobs = &Records::mut_job_set;
@@ -316,8 +316,8 @@ struct Records : oneflow::JobBuildAndInferCtxMgr {
 
 }  // namespace
 
-// Graphs that are compiled from now on share the memory of their tensors (1) or do not (0). Returns 0 where this build of
-// OneFlow cannot be told to: graphs then keep memory of their own for every tensor.
+// Sets whether graphs compiled from now on share memory between tensors (1) or not (0). Returns 0 if this build of
+// OneFlow cannot be patched; then every tensor of a graph keeps its own memory.
 extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
   [[maybe_unused]] static const int populates =
       replace_import(kLibrary, kPopulate, reinterpret_cast<void*>(&populate_plan));
@@ -326,8 +326,8 @@ extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
   return plans > 0;
 }
 
-// Called before a graph that is built is compiled. Frees the records of how all graphs were built so far: once a graph has
-// its job, nothing reads them.
+// Called between building and compiling a graph. Frees the build records of all graphs so far, which are not read once
+// a graph has its job.
 extern "C" GT_EXPORT void graph_train_forget_building() {
   compiled = nullptr;
   oneflow::JobBuildAndInferCtxMgr* const records = CHECK_JUST(oneflow::GlobalJobBuildAndInferCtxMgr());
@@ -336,13 +336,13 @@ extern "C" GT_EXPORT void graph_train_forget_building() {
   for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
 }
 
-// Forgets which op of the last built graph made each tensor. OneFlow does so when a graph is compiled. It knows tensors by
-// their addresses, so after a build without compiling, a later graph that reads a new eager tensor at such an address
-// would be connected to an op that it does not have, and the process would abort.
+// Clears the map from tensors to the ops of the last built graph that produced them, as OneFlow does when a graph is
+// compiled. Tensors are identified by address, so after a build without compiling, a later graph that reads a new eager
+// tensor at such an address would be connected to an op that it does not have, and the process would abort.
 extern "C" GT_EXPORT void graph_train_forget_tensors() { oneflow::one::TensorNameScope::Global()->Clear(); }
 
-// Frees the plan of the graph that has just been compiled: actors have copied what they need of it. Returns 0 where this
-// build of OneFlow does not show it to us.
+// Frees the plan of the graph that was just compiled, since actors have their own copies. Returns 0 if this build of
+// OneFlow does not give access to it.
 extern "C" GT_EXPORT int graph_train_forget_plan() {
   const bool known = compiled != nullptr;
   if (known) Plan().Swap(compiled);
@@ -350,8 +350,8 @@ extern "C" GT_EXPORT int graph_train_forget_plan() {
   return known;
 }
 
-// Bytes of the last compiled graph: with memory of its own for each shareable tensor, as planned, and the least possible
-// for that order of execution. For tests and benchmarks.
+// Bytes of the last compiled graph: without sharing, as planned, and the minimum for that order of execution. For tests
+// and benchmarks.
 extern "C" GT_EXPORT void graph_train_last_memory_plan(int64_t* bytes) {
   bytes[0] = last_plan.separate;
   bytes[1] = last_plan.shared;

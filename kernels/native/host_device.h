@@ -1,7 +1,6 @@
-// GT_HOST_DEVICE: before a function that the CPU's and the CUDA kernels share; GT_DEVICE: of CUDA kernels only. Both are
-// always inlined. Fixed-width integers for NVRTC, which has no standard headers.
-#ifndef GRAPH_TRAIN_KERNELS_HOST_DEVICE_H_
-#define GRAPH_TRAIN_KERNELS_HOST_DEVICE_H_
+// GT_HOST_DEVICE marks functions shared by CPU and CUDA kernels, GT_DEVICE those of CUDA kernels only; both are always
+// inlined. Also defines fixed-width integers for NVRTC, which has no standard headers.
+#pragma once
 
 #ifdef __CUDACC_RTC__
 using int8_t = signed char;
@@ -27,5 +26,3 @@ using size_t = unsigned long;
 #define GT_HOST_DEVICE inline __attribute__((always_inline))
 #define GT_DEVICE inline __attribute__((always_inline))
 #endif
-
-#endif  // GRAPH_TRAIN_KERNELS_HOST_DEVICE_H_

@@ -26,7 +26,7 @@ struct Table {
 // glibc stores most addresses of the dynamic section absolute, others relative to the library's base.
 uintptr_t absolute(uintptr_t base, uintptr_t address) { return address < base ? base + address : address; }
 
-// Calls go through a slot of the one kind or, in libraries that are bound at once and without a PLT, of the other.
+// Calls use a slot of the first kind or, in libraries that are bound at load time and have no PLT, of the second.
 bool holds_address(uint64_t type) { return type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT; }
 
 void add_slots(const dl_phdr_info& info, const ElfW(Dyn) * entry, Search* search) {
@@ -65,7 +65,7 @@ int search_library(dl_phdr_info* info, size_t, void* data) {
   return 1;
 }
 
-// What the process may do with the page at an address; -1 where the kernel does not tell.
+// Protection flags of the page at an address; -1 if unknown.
 int protection_at(uintptr_t address) {
   std::FILE* maps = std::fopen("/proc/self/maps", "r");
   if (maps == nullptr) return -1;
@@ -82,7 +82,7 @@ int protection_at(uintptr_t address) {
   return protection;
 }
 
-// Some builds write-protect these slots once they are filled; they are so again afterwards.
+// Some builds write-protect these slots after filling them; the protection is restored afterwards.
 bool fill(void** slot, void* function) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const auto address = reinterpret_cast<uintptr_t>(slot);

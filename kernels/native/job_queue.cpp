@@ -1,8 +1,8 @@
 // Prevents OneFlow 0.9.0 from dequeuing a graph run before it is queued.
 //
-// `LaunchLazyJobInstructionPolicy::Compute` starts a run first and puts it on the stream's queue afterwards. Where its thread
-// is held up in between and the run is over by then, the callback pops an empty queue: the process crashes, now or later.
-// Small graphs on a busy machine meet that. The plugin puts functions of its own between: a run is taken off once it is on.
+// `LaunchLazyJobInstructionPolicy::Compute` starts a run before it pushes it onto the stream's queue. If its thread is
+// preempted in between and the run finishes first, the callback pops an empty queue, and the process crashes, at once or
+// later. This happens with small graphs on a busy machine. The plugin wraps both functions: a pop waits for its push.
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -18,7 +18,7 @@ class NNGraphIf;
 
 namespace vm {
 
-// OneFlow's wheel has no header of it.
+// OneFlow's wheel contains no header for it.
 class LazyJobStreamPolicy {
  public:
   void EnqueueNNGraph(const std::shared_ptr<NNGraphIf>& graph);
@@ -71,7 +71,7 @@ void dequeue(LazyJobStreamPolicy* stream) {
 
 // Call once, while no graph runs. Returns 0 if this build of OneFlow cannot be patched.
 extern "C" GT_EXPORT int graph_train_order_job_queue() {
-  // Taking off waits for putting on: never the one without the other.
+  // Pops wait for pushes, so both are patched or neither.
   return replace_import(kLibrary, kEnqueue, reinterpret_cast<void*>(&enqueue)) > 0
          && replace_import(kLibrary, kDequeue, reinterpret_cast<void*>(&dequeue)) > 0;
 }

@@ -1,6 +1,5 @@
-// The 16-bit types of activations, for the CPU's and the CUDA kernels. They are stored only: arithmetic is done in float.
-#ifndef GRAPH_TRAIN_KERNELS_NUMBER_TYPES_H_
-#define GRAPH_TRAIN_KERNELS_NUMBER_TYPES_H_
+// The 16-bit types of activations, for CPU and CUDA kernels. They are storage types: arithmetic is done in float.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -85,5 +84,3 @@ GT_HOST_DEVICE Half from_float<Half>(float x) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_NUMBER_TYPES_H_

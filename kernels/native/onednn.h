@@ -1,6 +1,5 @@
-// oneDNN for the kernels of the plugin: one engine, one stream, and memory that is reused from call to call.
-#ifndef GRAPH_TRAIN_KERNELS_ONEDNN_H_
-#define GRAPH_TRAIN_KERNELS_ONEDNN_H_
+// oneDNN for the plugin's kernels: one engine, one stream, and memory that is reused by all calls.
+#pragma once
 
 #include <dnnl.hpp>
 #include <mutex>
@@ -12,11 +11,11 @@ namespace graph_train {
 const dnnl::engine& dnnl_engine();
 dnnl::stream& dnnl_stream();
 
-// Held while a oneDNN primitive runs: the scratch memory below is shared by all of them, and two teams of threads on
-// the same cores would only slow one another down.
+// Held while a oneDNN primitive runs: all share the scratch memory below, and two thread teams on the same cores would
+// slow each other down.
 std::mutex& dnnl_mutex();
 
-// Attributes of every primitive: scratch memory comes from us.
+// Attributes of every primitive: the caller provides scratch memory.
 dnnl::primitive_attr primitive_attributes();
 
 // Memory that keeps its largest size, one block per slot; contents are undefined after the next request for the slot.
@@ -32,7 +31,7 @@ class Argument {
 
   // Memory for the primitive, filled from `data` when this is an input.
   dnnl::memory prepare(const void* data) const;
-  // Brings an output back into the caller's memory.
+  // Copies an output back to the caller's memory.
   void finish(const dnnl::memory& inner, void* data) const;
 
  private:
@@ -44,5 +43,3 @@ class Argument {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ONEDNN_H_

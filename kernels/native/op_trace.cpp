@@ -1,6 +1,6 @@
 // Tracing of executed ops, eagerly or in graphs: kernel owner and time of each.
 //
-// Nothing here runs unless it is asked for: graph_train_trace_ops puts a wrapper around each kernel.
+// Inactive until graph_train_trace_ops wraps each kernel.
 #include <chrono>
 #include <map>
 #include <mutex>
@@ -13,7 +13,7 @@ namespace graph_train {
 
 namespace {
 
-// All calls of one op of a graph, or of one that is called eagerly. Times are of the steady clock, in nanoseconds.
+// All calls of one op, of a graph or eager. Times are in nanoseconds of the steady clock.
 struct OpRecord {
   int64_t calls = 0;
   int64_t spent = 0;
@@ -26,7 +26,7 @@ std::mutex& mutex() {
   return one;
 }
 
-// By op type, whose kernel, and name of the op, between tabs.
+// Keys: op type, owner of the kernel and op name, separated by tabs.
 std::map<std::string, OpRecord>& records() {
   static std::map<std::string, OpRecord> by_op;
   return by_op;
@@ -46,7 +46,7 @@ void note(const std::string& op, int64_t start, int64_t end) {
   record.last_end = end;
 }
 
-// A kernel that notes when it computes.
+// A kernel that records its calls.
 class TracedKernel final : public user_op::OpKernel {
  public:
   TracedKernel(std::string name, const user_op::OpKernel* kernel) : name_(std::move(name)), kernel_(kernel) {}
@@ -74,12 +74,12 @@ class TracedKernel final : public user_op::OpKernel {
 
  private:
   std::string name_;
-  const user_op::OpKernel* kernel_;  // as long as the process, like this
+  const user_op::OpKernel* kernel_;  // lives as long as the process, like this object
 };
 
 }  // namespace
 
-// Traces every op that has not been executed yet; to be called once, before any is.
+// Traces every op that has not been executed yet; call it once, before the first op.
 extern "C" GT_EXPORT void graph_train_trace_ops() {
   for (auto& [op, entries] : kernels_of_ops()) {
     for (size_t index = 0; index < entries.size(); ++index) {
@@ -94,8 +94,8 @@ extern "C" GT_EXPORT void graph_train_forget_executed_ops() {
   records().clear();
 }
 
-// A line for each op: its type, whose kernel computes it ("OneFlow" or "plugin"), its name, calls, nanoseconds of all calls,
-// start of the first, end of the last; between tabs.
+// A line for each op, separated by tabs: type, owner of the kernel ("OneFlow" or "plugin"), name, number of calls,
+// nanoseconds of all calls, start of the first, end of the last.
 extern "C" GT_EXPORT const char* graph_train_executed_ops() {
   const std::lock_guard<std::mutex> lock(mutex());
   static std::string kept;

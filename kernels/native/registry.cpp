@@ -1,9 +1,9 @@
 // Makes it safe to register kernels after ops have run.
 //
-// For each op OneFlow keeps the list of its kernels in a vector, and an op that has run keeps pointers into it, to the
-// entries it chose. Another kernel of that op may move the vector: the pointers then lead to freed memory. So before this
-// library registers anything, every list moves to memory of its own, and what lies at the old place stays there for good,
-// with a condition that never holds: whatever an op chose is forgotten, and it chooses anew, now among our kernels too.
+// OneFlow stores the kernels of each op in a vector, and an op that has run keeps pointers to the entries that it selected.
+// Registering another kernel may reallocate the vector, which would leave these pointers dangling. Before this library
+// registers anything, every vector is therefore moved to new memory. The old entries are never freed and get a condition
+// that never holds, so that ops select again, from all kernels.
 #include "native/registry.h"
 
 #include <unordered_map>
@@ -16,7 +16,7 @@ using Registry = user_op::UserOpRegistryMgr;
 using Entries = std::vector<user_op::OpKernelRegistryResult>;
 using Lists = oneflow::HashMap<std::string, Entries>;
 
-// The lists are private. An explicit instantiation may name what it could not use.
+// The lists are private, but an explicit instantiation may name private members.
 struct ListsOf {
   using Member = Lists Registry::*;
   friend Member member(ListsOf);
@@ -38,11 +38,11 @@ std::unordered_map<std::string, size_t>& oneflows_numbers() {
   return numbers;
 }
 
-// Runs ahead of the registrations, which are static objects without a priority.
+// Runs before the registrations, which are static objects without a priority.
 __attribute__((constructor(101))) void forget_choices() {
   const auto never = std::make_shared<oneflow::hob::Literal<user_op::KernelRegContext, bool>>("never", false);
   for (auto& [name, entries] : kernels_of_ops()) {
-    auto* old = new Entries(std::move(entries));  // keeps the place in memory, and is never freed
+    auto* old = new Entries(std::move(entries));  // keeps the memory, and is never freed
     entries = *old;
     for (auto& entry : *old) entry.is_matched_hob = never;
     oneflows_numbers()[name] = entries.size();

@@ -1,6 +1,5 @@
 // OneFlow's lists of the kernels of each op.
-#ifndef GRAPH_TRAIN_KERNELS_REGISTRY_H_
-#define GRAPH_TRAIN_KERNELS_REGISTRY_H_
+#pragma once
 
 #include <string>
 #include <vector>
@@ -17,5 +16,3 @@ oneflow::HashMap<std::string, std::vector<user_op::OpKernelRegistryResult>>& ker
 size_t number_of_oneflows_kernels(const std::string& op);
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_REGISTRY_H_

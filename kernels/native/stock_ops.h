@@ -1,6 +1,5 @@
 // Common parts of kernels for OneFlow's own ops.
-#ifndef GRAPH_TRAIN_KERNELS_STOCK_OPS_H_
-#define GRAPH_TRAIN_KERNELS_STOCK_OPS_H_
+#pragma once
 
 #include <string>
 
@@ -18,5 +17,3 @@ inline void add_to(float* target, const float* source, int64_t n) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_STOCK_OPS_H_

@@ -3,8 +3,7 @@
 // No pointer needs alignment; sums go to double so that long ones stay accurate. "Rows" are channels-last pixels: `rows`
 // times `channels` numbers, float or Bfloat16; arithmetic is in float for both. Statistics are those of one call's range:
 // callers add the ranges of several threads in a fixed order.
-#ifndef GRAPH_TRAIN_KERNELS_VECTOR_KERNELS_H_
-#define GRAPH_TRAIN_KERNELS_VECTOR_KERNELS_H_
+#pragma once
 
 #include <cstdint>
 #include <type_traits>
@@ -20,7 +19,7 @@ struct ChannelAffine {
   const float* bias;
 };
 
-// On activations of type T. With dz the gradient before the optional SiLU, normalisation's own is
+// On activations of type T. With dz the gradient before the optional SiLU, the gradient of the input is
 // dx = (dz - offset - (x - mean) * slope) * gain.
 template<typename T>
 struct RowKernels {
@@ -70,7 +69,7 @@ struct VectorKernels {
 enum class InstructionSet { kBase, kAvx2, kAvx512 };
 InstructionSet instruction_set();
 
-// Picks the table of this CPU's instruction set.
+// Selects the table of this CPU's instruction set.
 template<typename T>
 const T& for_this_cpu(const T& avx512, const T& avx2, const T& base) {
   const InstructionSet set = instruction_set();
@@ -85,5 +84,3 @@ extern const VectorKernels vector_kernels_avx2;
 extern const VectorKernels vector_kernels_base;
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_VECTOR_KERNELS_H_

@@ -17,7 +17,7 @@ namespace graph_train {
 namespace {
 
 constexpr int kLanes = 16;
-// Sums in float lanes are moved to double after so many additions: rounding stays below that of one operation in float.
+// Number of additions in float lanes before sums are moved to double: keeps rounding below that of one float operation.
 constexpr int64_t kFlush = 64;
 // With SiLU, columns and constants are loaded once for so many rows: loading them for each would cost as much as the
 // arithmetic. Without SiLU memory is the limit, and whole rows are read faster.
@@ -36,7 +36,7 @@ typedef uint32_t U __attribute__((vector_size(64)));
 typedef uint16_t H __attribute__((vector_size(32)));
 typedef uint16_t UnalignedH __attribute__((vector_size(32), aligned(2), may_alias));
 
-// As to_float and from_float in bfloat16.h, which say what is rounded how.
+// As to_float and from_float in number_types.h, which define the rounding.
 GT_FN V load(const Bfloat16* p) {
 #ifdef __AVX512F__  // one instruction, where the conversion below becomes six
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
@@ -52,7 +52,7 @@ GT_FN void store(Bfloat16* p, V v) {
   *reinterpret_cast<UnalignedH*>(p) = __builtin_convertvector(rounded, H);
 }
 
-// The first k lanes, zeros behind; k < 16.
+// The first k lanes, the others are zero; k < 16.
 template<typename T>
 GT_FN V load_part(const T* p, int64_t k) {
   V v{};
@@ -82,7 +82,7 @@ GT_FN V bounded(V x) {
 #endif
 }
 
-// e^-x; beyond |x| = 86 the value there. Relative error below 3e-7, for |x| below 10 1e-7.
+// e^-x, with |x| clamped to 86. Relative error below 3e-7, or 1e-7 for |x| < 10.
 // -x = n ln 2 - r with |r| <= ln(2) / 2, then a polynomial in r and 2^n through the exponent's bits.
 GT_FN V exp_of_negative(V x) {
   x = bounded(x);
@@ -185,7 +185,7 @@ GT_FN void plane_sums(int64_t n, const Body& body, double* first, double* second
   }
 }
 
-// The same per channel: 16 channels at a time over 64 rows, which stay in the cache meanwhile.
+// The same per channel: 16 channels at a time over 64 rows, which stay in the cache.
 template<typename Body>
 GT_FN void row_sums(int64_t rows, int64_t channels, const Body& body, double* firsts, double* seconds) {
   for (int64_t begin = 0; begin < rows; begin += kFlush) {
@@ -210,7 +210,7 @@ void plane_moments(const float* x, int64_t n, float shift, double* sum, double* 
       n,
       [=](int64_t i, int64_t k, V* a, V* b) __attribute__((always_inline)) {
         V d = load_k(x + i, k) - shift;
-        if (k < kLanes) {  // the lanes behind the end must count as zero
+        if (k < kLanes) {  // lanes after the end must count as zero
           for (int64_t lane = k; lane < kLanes; ++lane) d[lane] = 0;
         }
         *a += d;

@@ -1,7 +1,6 @@
 // cuDNN 8's convolutions, found in the library that OneFlow has loaded; declared here, so that no header of cuDNN is needed
 // (tests/kernels/native/test_cudnn.py compares with those of the wheel).
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_CUDNN_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_CUDNN_H_
+#pragma once
 
 #include <cstddef>
 
@@ -67,5 +66,3 @@ void check(Status status, const char* call);
 #define GT_CUDNN_CHECK(call) ::graph_train::cudnn::check(::graph_train::cudnn::library().call, #call)
 
 }  // namespace graph_train::cudnn
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_CUDNN_H_

@@ -5,8 +5,7 @@
 //   GT_KERNEL(scale_f32, ScaleArgs, 256) { ... threadIdx.x, args.x ... }       no barrier, no warp shuffle
 //   GT_BLOCK_KERNEL(sum_f32, SumArgs, 256) { ... __syncthreads(); ... }        threads of a block work together
 // 256 is the maximum number of threads per block. Shared memory: GT_SHARED(float, partial, 256).
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_DEVICE_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_DEVICE_H_
+#pragma once
 
 #include "native/host_device.h"
 #include "native/number_types.h"
@@ -124,5 +123,3 @@ GT_DEVICE void leave_grid(unsigned int* counters) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_DEVICE_H_

@@ -1,6 +1,5 @@
 // CUDA's driver API, loaded at run time, so that the plugin can be built and loaded without CUDA.
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_DRIVER_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_DRIVER_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -51,5 +50,3 @@ void check(Result result, const char* call);
 #define GT_CUDA_CHECK(call) ::graph_train::cuda::check(::graph_train::cuda::driver().call, #call)
 
 }  // namespace graph_train::cuda
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_DRIVER_H_

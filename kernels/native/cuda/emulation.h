@@ -3,8 +3,7 @@
 // Threads of a block are executed one after another, in the order of their numbers or (graph_train_emulated_order) in a
 // random one. Those of a GT_BLOCK_KERNEL are fibers that change places at barriers and warp shuffles; a barrier that some
 // thread of the block never reaches, which would hang or misbehave on a GPU, ends the process with a message.
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_EMULATION_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_EMULATION_H_
+#pragma once
 
 #include <atomic>
 #include <cmath>
@@ -125,5 +124,3 @@ inline int atomicMax(int* target, int value) {
 
 inline int __popc(unsigned int bits) { return __builtin_popcount(bits); }
 inline float __fdividef(float a, float b) { return a / b; }
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_EMULATION_H_

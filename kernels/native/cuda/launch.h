@@ -1,14 +1,13 @@
 // Asynchronous launches of device code by CUDA op kernels, on OneFlow's stream.
 //
-//   class SiluCudaKernel final : public user_op::OpKernel {
+//   class SiluCudaKernel final : public StatelessKernel {
 //     void Compute(user_op::KernelComputeContext* ctx) const override {
 //       const SiluArgs args{...device pointers and sizes...};          // the struct that the .cu file's kernel takes
 //       cuda::launch(ctx, cuda::name_of("silu", type), cuda::blocks_for(n, 256), 256, args);
 //     }
 //   };
 //   GT_CUDA_KERNEL("silu", SiluCudaKernel, GT_IS_ACTIVATION("in"))
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_LAUNCH_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_LAUNCH_H_
+#pragma once
 
 #include <string>
 #include <vector>
@@ -105,5 +104,3 @@ void count(const std::string& what);
       .SetCreateFn<kernel>()                                                                      \
       .SetIsMatchedHob((oneflow::user_op::HobDeviceType() == GT_CUDA_DEVICE_TYPE) && (condition)) \
       .SetPriority(oneflow::user_op::kKernelPriorityOptimized + 1)
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_LAUNCH_H_

@@ -1,6 +1,5 @@
 // OneFlow's CUDA stream, declared here: the wheel's header of this class needs CUDA's headers.
-#ifndef GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_
-#define GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_
+#pragma once
 
 struct CUstream_st;
 struct cudnnContext;
@@ -15,5 +14,3 @@ class CudaStream {
 };
 
 }  // namespace oneflow::ep
-
-#endif  // GRAPH_TRAIN_KERNELS_CUDA_ONEFLOW_STREAM_H_

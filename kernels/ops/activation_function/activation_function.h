@@ -1,7 +1,6 @@
-// Activation functions other than SiLU, which has its place in BatchNorm: value and slope, the same on the CPU and on CUDA,
-// and arguments of the CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_ACTIVATION_FUNCTION_H_
-#define GRAPH_TRAIN_KERNELS_ACTIVATION_FUNCTION_H_
+// Activation functions except SiLU, which BatchNorm includes: value and derivative, shared by CPU and CUDA kernels, and
+// arguments of the CUDA kernels.
+#pragma once
 
 #include "native/exponential.h"
 
@@ -24,7 +23,7 @@ struct ActivateArgs {
   float parameter;  // slope of LeakyReLU, alpha of ELU
 };
 
-// tanh(log(1 + e^x)) and 1 less that, neither of which loses digits anywhere.
+// tanh(log(1 + e^x)) and 1 minus it, both accurate for every x.
 struct MishGate {
   float open, shut;
 };
@@ -38,7 +37,7 @@ GT_HOST_DEVICE MishGate mish_gate(float x) {
 constexpr float kRootHalf = 0.70710678f;
 constexpr float kNormalDensity = 0.39894228f;  // 1 / sqrt(2 pi)
 
-// NaN stays NaN in all of them.
+// All of them return NaN for NaN.
 template<ActivationKind kind>
 GT_HOST_DEVICE float activated(float x, float parameter) {
   switch (kind) {
@@ -54,7 +53,7 @@ GT_HOST_DEVICE float activated(float x, float parameter) {
   }
 }
 
-// The derivative; at a kink that of the left side, as PyTorch has it.
+// The derivative; at a kink, the one from the left, as in PyTorch.
 template<ActivationKind kind>
 GT_HOST_DEVICE float activation_slope(float x, float parameter) {
   switch (kind) {
@@ -80,7 +79,7 @@ GT_HOST_DEVICE float activation_slope(float x, float parameter) {
   }
 }
 
-// Calls body.run<kind>(), whose loops are so compiled for each kind. (NVRTC takes no generic lambdas.)
+// Calls body.run<kind>(), so that its loops are compiled for each kind. (NVRTC does not support generic lambdas.)
 template<typename Body>
 GT_HOST_DEVICE void with_kind(int32_t kind, const Body& body) {
   switch (static_cast<ActivationKind>(kind)) {
@@ -97,5 +96,3 @@ GT_HOST_DEVICE void with_kind(int32_t kind, const Body& body) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ACTIVATION_FUNCTION_H_

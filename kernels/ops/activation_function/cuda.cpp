@@ -7,16 +7,13 @@ namespace graph_train {
 namespace {
 
 template<bool kGradient>
-class ActivateCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ActivateCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const ActivateArgs args = activate_args(ctx, kGradient);
     if (args.count == 0) return;
     cuda::launch(cuda::queue_of(ctx), cuda::name_of(kGradient ? "activate_grad" : "activate", type_of(ctx, "x")),
                  cuda::blocks_for(args.count, kActivateThreads * kActivatePerThread), kActivateThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_activate", ActivateCudaKernel<false>, GT_IS_ACTIVATION("x"));

@@ -1,5 +1,5 @@
 // Activation functions and their gradients; kernels/ops/activation_function/function.py has the contract.
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/activation_function/call.h"
 
 namespace graph_train {
@@ -27,24 +27,9 @@ Maybe<void> infer_type(user_op::InferContext* ctx) {
 }
 
 // INTEGERS: the kind. FLOATS: its parameter, or anything.
-REGISTER_NO_GRAD_USER_OP("graph_train_activate")
-    .Input("x")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_type);
+const Op activate_op("graph_train_activate", {"x"}, infer_shape, split_images<kSplitOut>, infer_type);
 // The same. OUT: dx.
-REGISTER_NO_GRAD_USER_OP("graph_train_activate_grad")
-    .Input("dy")
-    .Input("x")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_type);
+const Op activate_grad_op("graph_train_activate_grad", {"dy", "x"}, infer_shape, split_images<kSplitOut>, infer_type);
 
 }  // namespace
 

@@ -1,6 +1,5 @@
-// Arguments of the CUDA kernels of self-attention, and where the numbers of a head lie.
-#ifndef GRAPH_TRAIN_KERNELS_ATTENTION_H_
-#define GRAPH_TRAIN_KERNELS_ATTENTION_H_
+// Arguments of the CUDA kernels of self-attention, and the layout of the heads.
+#pragma once
 
 #include "native/exponential.h"
 
@@ -8,14 +7,14 @@ namespace graph_train {
 
 constexpr int kAttentionThreads = 128;
 
-// A token is a pixel; each has the channels of its query, key and value after one another, and those of the heads.
+// A token is a pixel; its channels are query, key and value, each of them divided into heads.
 struct AttentionShape {
   int64_t images, tokens, channels, heads;
 
   GT_HOST_DEVICE int64_t head_channels() const { return channels / heads; }
-  // Of each row of weights.
+  // Number of rows of weights.
   GT_HOST_DEVICE int64_t rows() const { return images * heads * tokens; }
-  // What scores are multiplied with: 1 / sqrt(channels of a head).
+  // The factor of the scores: 1 / sqrt(channels of a head).
   GT_HOST_DEVICE float scale() const { return 1.0f / sqrtf(static_cast<float>(head_channels())); }
 };
 
@@ -29,5 +28,3 @@ struct AttentionArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ATTENTION_H_

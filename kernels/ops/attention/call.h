@@ -1,6 +1,5 @@
-// What the op kernels of attention read from their context; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_ATTENTION_CALL_H_
-#define GRAPH_TRAIN_KERNELS_ATTENTION_CALL_H_
+// Arguments of the op kernels of attention, read from their context; in host or device memory.
+#pragma once
 
 #include "native/attributes.h"
 #include "ops/attention/attention.h"
@@ -23,5 +22,3 @@ inline AttentionArgs attention_args(user_op::KernelComputeContext* ctx, bool gra
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ATTENTION_CALL_H_

@@ -11,23 +11,18 @@ void launch(user_op::KernelComputeContext* ctx, const char* kernel, const Attent
   cuda::launch(cuda::queue_of(ctx), cuda::name_of(kernel, type_of(ctx, "x")), {blocks}, kAttentionThreads, args);
 }
 
-class AttentionCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AttentionCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const AttentionArgs args = attention_args(ctx, false);
     if (args.shape.rows() > 0) launch(ctx, "attention", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 size_t bytes_of_scores(user_op::InferContext* ctx) {
   return std::max<int64_t>(1, ctx->InputShape("map", 0).elem_cnt()) * sizeof(float);
 }
 
-class AttentionGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AttentionGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     AttentionArgs args = attention_args(ctx, true);
     if (args.shape.rows() == 0) return;
@@ -35,7 +30,6 @@ class AttentionGradCudaKernel final : public user_op::OpKernel {
     launch(ctx, "attention_query_grad", args);
     launch(ctx, "attention_key_grad", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_attention", AttentionCudaKernel, GT_IS_ACTIVATION("x"));

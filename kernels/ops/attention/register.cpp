@@ -1,5 +1,5 @@
 // Self-attention over the pixels of each image; kernels/ops/attention/function.py has the contract.
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/attention/call.h"
 
 namespace graph_train {
@@ -24,26 +24,11 @@ Maybe<void> infer_types(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// INTEGERS: number of heads. OUT: y; what each query takes of each key (images, heads, tokens, tokens).
-REGISTER_NO_GRAD_USER_OP("graph_train_attention")
-    .Input("x")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_forward)
-    .SetPhysicalTensorDescInferFn(infer_forward)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_types);
+// INTEGERS: number of heads. OUT: y; attention weights (images, heads, queries, keys).
+const Op attention_op("graph_train_attention", {"x"}, infer_forward, split_images<kSplitOut>, infer_types);
 // INTEGERS as above. OUT: dx.
-REGISTER_NO_GRAD_USER_OP("graph_train_attention_grad")
-    .Input("dy")
-    .Input("x")
-    .Input("map")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(like<kShape>("x"))
-    .SetPhysicalTensorDescInferFn(like<kShape>("x"))
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(like<kType>("x"));
+const Op attention_grad_op("graph_train_attention_grad", {"dy", "x", "map"}, like<kShape>("x"), split_images<kSplitOut>,
+                           like<kType>("x"));
 
 }  // namespace
 

@@ -1,7 +1,6 @@
-// Views of test-time augmentation: arithmetic that the CPU's and the CUDA kernels share, and arguments of the latter.
+// Views of test-time augmentation: arithmetic shared by CPU and CUDA kernels, and arguments of the CUDA kernels.
 // Reference: graph_train/detection/augmented_views.py.
-#ifndef GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_H_
-#define GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -20,7 +19,7 @@ struct ViewArgs {
   int32_t mirrored;  // left to right, before it is scaled
 };
 
-// The two neighbours of a pixel of the scaled image, and the share of the second.
+// The two neighbours of a pixel of the scaled image, and the weight of the second.
 struct Neighbours {
   int64_t first, second;
   float share;
@@ -48,13 +47,13 @@ GT_HOST_DEVICE float between(const uint8_t* row, const Neighbours& columns) {
          + columns.share * static_cast<float>(row[columns.second]);
 }
 
-// A value in [0, 1] from the two rows of the image that lie around it.
+// A value in [0, 1], interpolated between two rows of the image.
 GT_HOST_DEVICE float view_value(const uint8_t* upper, const uint8_t* lower, float lower_share,
                                 const Neighbours& columns) {
   return ((1.0f - lower_share) * between(upper, columns) + lower_share * between(lower, columns)) / kLargestPixel;
 }
 
-// The predictions of one view, of which the rows [first, first + kept) count.
+// The predictions of one view; the rows [first, first + kept) are used.
 struct ViewRows {
   const float* rows;  // (images, number, numbers)
   int64_t number, first, kept;
@@ -79,5 +78,3 @@ GT_HOST_DEVICE float number_in_image(const ViewRows& view, float width, int64_t 
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_H_

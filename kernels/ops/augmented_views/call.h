@@ -1,6 +1,5 @@
-// What the op kernels of augmented views read from their context; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_CALL_H_
-#define GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_CALL_H_
+// Arguments of the op kernels of augmented views, read from their context; in host or device memory.
+#pragma once
 
 #include "native/attributes.h"
 #include "ops/augmented_views/augmented_views.h"
@@ -54,5 +53,3 @@ inline JoinArgs join_args(user_op::KernelComputeContext* ctx) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_AUGMENTED_VIEWS_CALL_H_

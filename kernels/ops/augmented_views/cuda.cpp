@@ -6,28 +6,22 @@ namespace graph_train {
 
 namespace {
 
-class AugmentedViewCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AugmentedViewCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const ViewArgs args = view_args(ctx);
     const int64_t numbers = args.planes * args.out_rows * args.out_columns;
     if (numbers == 0) return;
     cuda::launch(cuda::queue_of(ctx), "augmented_view", cuda::blocks_for(numbers, kViewThreads), kViewThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class JoinViewsCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class JoinViewsCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const JoinArgs args = join_args(ctx);
     const int64_t numbers = args.images * args.joined * args.numbers;
     if (numbers == 0) return;
     cuda::launch(cuda::queue_of(ctx), "join_views", cuda::blocks_for(numbers, kViewThreads), kViewThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_augmented_view", AugmentedViewCudaKernel, GT_IS_FLOAT("out"));

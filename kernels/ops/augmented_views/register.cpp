@@ -1,5 +1,5 @@
 // Views of test-time augmentation and their predictions; kernels/ops/augmented_views/function.py has the contracts.
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/augmented_views/call.h"
 
 namespace graph_train {
@@ -25,14 +25,8 @@ Maybe<void> infer_view_type(user_op::InferContext* ctx) {
 }
 
 // INTEGERS: see call.h. FLOATS: value of the border.
-REGISTER_NO_GRAD_USER_OP("graph_train_augmented_view")
-    .Input("images")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_view)
-    .SetPhysicalTensorDescInferFn(infer_view)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_view_type);
+const Op augmented_view_op("graph_train_augmented_view", {"images"}, infer_view, split_images<kSplitOut>,
+                           infer_view_type);
 
 Maybe<void> infer_joined(user_op::InferContext* ctx) {
   const int32_t views = ctx->input_size("rows");
@@ -53,24 +47,8 @@ Maybe<void> infer_joined(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_joined_type(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
-  ctx->SetOutputDType("out", 0, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
 // INTEGERS: see call.h. FLOATS: scale of each view.
-REGISTER_NO_GRAD_USER_OP("graph_train_join_views")
-    .Input("rows")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_joined)
-    .SetPhysicalTensorDescInferFn(infer_joined)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) -> Maybe<void> {
-      ctx->NewBuilder().Split(ctx->inputs(), 0).Split(ctx->outputs(), 0).Build();
-      return Maybe<void>::Ok();
-    })
-    .SetDataTypeInferFn(infer_joined_type);
+const Op join_views_op("graph_train_join_views", {"rows"}, infer_joined, split_first_axis, all_float);
 
 }  // namespace
 

@@ -1,6 +1,5 @@
 // Arguments of BatchNorm's CUDA kernels, and partition of the work.
-#ifndef GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
-#define GRAPH_TRAIN_KERNELS_BATCH_NORM_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -10,7 +9,7 @@ constexpr int kNormThreads = 256;
 // Neighbouring channels of one thread, and of one block: a block reads at least 128 bytes of a row, and leaves few sums.
 constexpr int kNormPerThread = 8;
 constexpr int kNormTile = 64;
-// Of launches whose blocks wait for each other; the most that any GPU runs at once is not far above.
+// Maximum number of blocks of a cooperative launch; no GPU runs many more at once.
 constexpr int64_t kNormMostBlocks = 1280;
 
 // (rows, channels) numbers, cut into `tiles` of channels and each of them into `parts` of rows. A block takes one piece
@@ -22,7 +21,7 @@ struct NormPieces {
   GT_HOST_DEVICE int64_t count() const { return tiles * parts; }
 };
 
-// As many parts as `blocks` can take at once; at least one.
+// As many parts as `blocks` can process at once; at least one.
 GT_HOST_DEVICE NormPieces norm_pieces(int64_t rows, int64_t channels, int64_t blocks) {
   NormPieces pieces{};
   const int64_t columns = (channels + kNormPerThread - 1) / kNormPerThread;
@@ -36,7 +35,7 @@ GT_HOST_DEVICE NormPieces norm_pieces(int64_t rows, int64_t channels, int64_t bl
   return pieces;
 }
 
-// All that belongs to channels is float (C,); unused pointers are null.
+// Arrays per channel are float (C,); unused pointers are null.
 struct NormArgs {
   const void* x;
   const void* dy;
@@ -46,7 +45,7 @@ struct NormArgs {
   const float* beta;
   const float* mean;
   const float* variance;
-  float* moving_mean;  // null: stays as it is
+  float* moving_mean;  // null: not updated
   float* moving_variance;
   float* statistics;  // (2, C): mean, 1 / deviation
   float* d_beta;
@@ -54,13 +53,11 @@ struct NormArgs {
   float* both;          // (2, C): d_beta, d_gamma
   float* partial_sums;  // (parts, 2, C)
   unsigned int* counters;
-  double pixels;  // over which the statistics are taken, of all ranks
+  double pixels;  // number of pixels of the statistics, over all ranks
   float epsilon;
-  float rate;  // share of the new value in the moving statistics
+  float rate;  // weight of the new value in the moving statistics
   bool silu;
   bool statistics_of_batch;
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BATCH_NORM_H_

@@ -71,9 +71,7 @@ void set_zero(user_op::KernelComputeContext* ctx, float* memory, int64_t count) 
   cuda::set_zero(cuda::queue_of(ctx), memory, count * sizeof(float));
 }
 
-class BatchNormCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BatchNormCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     set_parameters(ctx, &args);
@@ -88,12 +86,9 @@ class BatchNormCudaKernel final : public user_op::OpKernel {
     args.moving_mean = args.moving_variance = nullptr;
     launch_pieces(ctx, "normalise", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class BatchNormGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BatchNormGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     set_gradient(ctx, &args);
@@ -106,12 +101,9 @@ class BatchNormGradCudaKernel final : public user_op::OpKernel {
     set_zero(ctx, args.d_gamma, args.channels);
     set_zero(ctx, args.d_beta, args.channels);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class ChannelMeanCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ChannelMeanCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     args.pixels = static_cast<double>(integers_of(ctx).at(0));
@@ -119,12 +111,9 @@ class ChannelMeanCudaKernel final : public user_op::OpKernel {
     if (args.rows == 0) return set_zero(ctx, args.statistics, args.channels);
     launch_with_sums(ctx, "channel_mean", &args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class ChannelVarianceCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ChannelVarianceCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     args.pixels = static_cast<double>(integers_of(ctx).at(0));
@@ -133,13 +122,10 @@ class ChannelVarianceCudaKernel final : public user_op::OpKernel {
     if (args.rows == 0) return set_zero(ctx, args.statistics, args.channels);
     launch_with_sums(ctx, "channel_variance", &args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Without rows of its own a rank still notes and moves the statistics.
-class NormaliseCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     set_parameters(ctx, &args);
@@ -152,12 +138,9 @@ class NormaliseCudaKernel final : public user_op::OpKernel {
     args.statistics = result_of(ctx, "out", 1);
     launch_pieces(ctx, "normalise", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class NormaliseSumsCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseSumsCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     set_gradient(ctx, &args);
@@ -170,12 +153,9 @@ class NormaliseSumsCudaKernel final : public user_op::OpKernel {
     set_zero(ctx, args.d_gamma, args.channels);
     set_zero(ctx, args.d_beta, args.channels);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class NormaliseGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
     set_gradient(ctx, &args);
@@ -185,7 +165,6 @@ class NormaliseGradCudaKernel final : public user_op::OpKernel {
     args.out = result_of<void>(ctx);
     if (args.rows > 0) launch_pieces(ctx, "normalise_grad", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_batch_norm", BatchNormCudaKernel, GT_IS_ACTIVATION("x")).SetInferTmpSizeFn(bytes_of_sums);

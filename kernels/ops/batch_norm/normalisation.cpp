@@ -17,7 +17,7 @@ constexpr int64_t kNumbersPerThread = 1 << 13;
 template<typename T>
 constexpr bool kHasPlanes = std::is_same_v<T, float>;
 
-// How many parts of so many numbers each are worth a thread.
+// Number of parts of this size that are worth a thread.
 int64_t parts_per_thread(int64_t numbers) {
   return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers));
 }
@@ -95,7 +95,7 @@ void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* var
     std::fill_n(variance, s.channels, 0.0f);
     return;
   }
-  // Sums are taken about a value of the data: squares about zero would lose the variance of a far mean.
+  // Sums are relative to a value of the data: sums of plain squares would lose the variance if the mean is large.
   std::vector<float> shift(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) shift[c] = to_float(x[s.channels_last ? c : c * s.area]);
   const auto& on = vector_kernels();
@@ -110,7 +110,7 @@ void batch_moments(const NormalisedShape& s, const T* x, float* mean, float* var
   for (int64_t c = 0; c < s.channels; ++c) {
     const double offset = sums.first[c] / s.count();
     mean[c] = static_cast<float>(shift[c] + offset);
-    // In this order a NaN stays one.
+    // This order of operands preserves NaN.
     variance[c] = static_cast<float>(std::max(sums.second[c] / s.count() - offset * offset, 0.0));
   }
 }

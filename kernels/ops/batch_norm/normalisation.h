@@ -1,7 +1,6 @@
-// Batch normalisation of activations in both layouts; with channels last with an optional SiLU behind it, and of Bfloat16
-// as well as float (T). All that belongs to channels is float.
-#ifndef GRAPH_TRAIN_KERNELS_NORMALISATION_H_
-#define GRAPH_TRAIN_KERNELS_NORMALISATION_H_
+// Batch normalisation in both layouts; with channels last also with a SiLU after it, and for Bfloat16 as well as float (T).
+// Arrays per channel are float.
+#pragma once
 
 #include <cstdint>
 
@@ -14,12 +13,12 @@ struct NormalisedShape {
   int64_t count() const { return batch * area; }
 };
 
-// Mean and biased variance per channel; 0 and 0 of no values.
+// Mean and biased variance per channel; both 0 for an empty batch.
 template<typename T>
 void batch_moments(const NormalisedShape& shape, const T* x, float* mean, float* variance);
 
-// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as OneFlow counts it. A channel
-// whose mean or variance is not finite stays as it is; no values change nothing.
+// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as defined by OneFlow. Channels
+// with a non-finite mean or variance are not updated, nor is any by an empty batch.
 void update_moving(const NormalisedShape& shape, const float* mean, const float* variance, float momentum,
                    float* moving_mean, float* moving_variance);
 
@@ -34,7 +33,7 @@ void normalisation_sums(const NormalisedShape& shape, const T* x, const T* dy, c
                         const float* inv_deviation, const float* gamma, const float* beta, bool silu, T* dz,
                         float* beta_diff, float* gamma_diff);
 
-// Gradient of x, from the sums above over the `pixels` that the statistics were taken of; dy and dx may be the same.
+// Gradient of x, from the sums above over the `pixels` of the statistics; dy and dx may be the same memory.
 template<typename T>
 void normalisation_gradient(const NormalisedShape& shape, const T* x, const T* dy, const float* mean,
                             const float* inv_deviation, const float* gamma, const float* beta, const float* beta_diff,
@@ -44,5 +43,3 @@ void normalisation_gradient(const NormalisedShape& shape, const T* x, const T* d
 void inverse_deviation(const float* variance, float epsilon, int64_t channels, float* out);
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_NORMALISATION_H_

@@ -1,13 +1,12 @@
-// How a thread of BatchNorm's CUDA kernels goes through its rows of (rows, channels) numbers.
-#ifndef GRAPH_TRAIN_KERNELS_BATCH_NORM_ROWS_H_
-#define GRAPH_TRAIN_KERNELS_BATCH_NORM_ROWS_H_
+// Iteration of a thread of BatchNorm's CUDA kernels over its rows of (rows, channels) numbers.
+#pragma once
 
 #include "native/cuda/device.h"
 #include "ops/batch_norm/batch_norm.h"
 
 namespace graph_train {
 
-// Float sums are put aside after so many rows, which keeps their rounding small.
+// Number of rows after which float sums are flushed, to limit rounding.
 constexpr int kNormFlush = 64;
 
 struct NormSums {
@@ -17,7 +16,7 @@ struct NormSums {
 // The rows and channels of one thread in one piece.
 struct NormShare {
   int64_t channel;  // the first
-  int number;       // of channels; 0 for a thread that has nothing to do
+  int number;       // of channels; 0 for an idle thread
   int lane;
   int64_t first, last, step;  // rows
   int64_t part;
@@ -51,7 +50,7 @@ GT_DEVICE bool is_whole(const NormArgs& args, const NormShare& share) {
   return share.number == kNormPerThread && places % 16 == 0;
 }
 
-// Without a branch if kWhole, so that several rows are on their way from memory at once. What is not there is 0.
+// Without a branch if kWhole, so that several rows are loaded at once. Missing numbers are 0.
 template<bool kWhole, typename T>
 GT_DEVICE NormRow<T> load_row(const void* tensor, int64_t place, int number) {
   const T* from = static_cast<const T*>(tensor) + place;
@@ -113,5 +112,3 @@ GT_DEVICE void change_rows(const NormShare& share, bool whole, const Body& body)
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BATCH_NORM_ROWS_H_

@@ -30,9 +30,7 @@ void add_further_input(user_op::KernelComputeContext* ctx, user_op::Tensor* out)
                [=](int64_t begin, int64_t end) { add_to(target + begin, source + begin, end - begin); });
 }
 
-class InferenceKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class InferenceKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     const NormalisedShape shape = shape_of(x->shape_view(), ctx->Attr<int32_t>("axis"));
@@ -45,12 +43,9 @@ class InferenceKernel final : public user_op::OpKernel {
               ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y->mut_dptr<float>());
     add_further_input(ctx, y);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class TrainingKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class TrainingKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     const NormalisedShape shape = shape_of(x->shape_view(), ctx->Attr<int32_t>("axis"));
@@ -69,12 +64,9 @@ class TrainingKernel final : public user_op::OpKernel {
               ctx->Tensor4ArgNameAndIndex("beta", 0)->dptr<float>(), /*silu=*/false, y->mut_dptr<float>());
     add_further_input(ctx, y);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class GradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class GradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     const NormalisedShape shape = shape_of(x->shape_view(), ctx->Attr<int32_t>("axis"));
@@ -90,7 +82,6 @@ class GradKernel final : public user_op::OpKernel {
     normalisation_gradient(shape, x->dptr<float>(), dy, mean, inverse, gamma, beta, beta_diff, gamma_diff,
                            shape.count(), /*silu=*/false, ctx->Tensor4ArgNameAndIndex("dx", 0)->mut_dptr<float>());
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("normalization", InferenceKernel, GT_IS_FLOAT("y") && HobAttr<bool>("training") == false);

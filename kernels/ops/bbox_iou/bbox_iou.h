@@ -1,10 +1,9 @@
 // Overlap of one pair of boxes and its derivative: shared by the CPU and the CUDA kernels.
 //
-// The order of operations is that of function.py (YOLOv5's, but for the derivative of the aspect ratio). Results differ
-// from it by roundings all the same: the arc tangent is a polynomial, and cpu.cpp lets a product and a sum be contracted
-// to one operation. There are no branches, so that a loop over pairs can be vectorised.
-#ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
-#define GRAPH_TRAIN_KERNELS_BBOX_IOU_H_
+// The order of operations is that of function.py (YOLOv5's, except for the derivative of the aspect ratio). Results still
+// differ by rounding: the arc tangent is a polynomial, and cpu.cpp allows fused multiply-add. There are no branches, so
+// that a loop over pairs can be vectorised.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -13,7 +12,7 @@ namespace graph_train {
 // In the order of IouKind in function.py.
 enum class IouKind { kIou = 0, kGiou = 1, kDiou = 2, kCiou = 3 };
 
-// A box as it is stored: centre x, centre y, width, height, or left, top, right, bottom; or the gradient of these.
+// A stored box: centre x, centre y, width, height, or left, top, right, bottom; or its gradient.
 template<typename T>
 struct Box {
   T first, second, third, fourth;
@@ -46,7 +45,7 @@ GT_HOST_DEVICE double arc_tangent_polynomial(double z) {
   return sum * z - 3.333333333333332332e-01;
 }
 
-// Arc tangent for any x, infinite or NaN too. The angle is reduced by a quarter or an eighth of a turn first.
+// Arc tangent of any x, including infinity and NaN. The angle is first reduced by a quarter or an eighth of a turn.
 template<typename T>
 GT_HOST_DEVICE T arc_tangent(T x) {
   const T size = x < T(0) ? -x : x;
@@ -95,7 +94,7 @@ constexpr double kAspectScale = 0.40528473456935108578;   // 4 / pi^2
 constexpr double kSmallestSide = 1.1754943508222875e-38;  // the smallest float whose reciprocal is finite
 
 // Derivative of `grad` times atan(width / height). Sides are divided by the longer one first: the quotient, or the square
-// of a side, leaves the range of floats long before the derivative does (a height of 1e-20 beside a width of 1).
+// of a side, leaves the range of floats long before the derivative does (a height of 1e-20 with a width of 1).
 template<typename T>
 GT_HOST_DEVICE void aspect_gradient(T width, T height, T grad, T* grad_width, T* grad_height) {
   const T size_width = width < T(0) ? -width : width, size_height = height < T(0) ? -height : height;
@@ -107,7 +106,7 @@ GT_HOST_DEVICE void aspect_gradient(T width, T height, T grad, T* grad_width, T*
   *grad_height = -scale * relative_width;
 }
 
-// What the value and the derivative have in common.
+// Intermediate results that value and derivative share.
 template<typename T>
 struct PairTerms {
   T raw_width, raw_height, width, height, intersection, union_area, iou;  // of the overlap
@@ -147,7 +146,7 @@ GT_HOST_DEVICE T pair_overlap(const Sides<T>& a, const Sides<T>& b, T eps) {
   return terms.iou - (distance2 / diagonal2 + aspect * alpha);
 }
 
-// Gradient of the four sides, width and height of one box, on its way to the box as it is stored.
+// Gradient of the four sides, width and height of one box, to be converted to that of the stored box.
 template<typename T>
 GT_HOST_DEVICE Box<T> stored_gradient(const Sides<T>& g, bool centre_form) {
   if (centre_form) {
@@ -207,7 +206,7 @@ GT_HOST_DEVICE void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T
   }
 
   const T grad_intersection = grad / terms.union_area - grad_union;
-  // A clamp at its bound passes the gradient on.
+  // A clamp passes the gradient at its bound.
   const T grad_overlap_width = terms.raw_width < T(0) ? T(0) : grad_intersection * terms.height;
   const T grad_overlap_height = terms.raw_height < T(0) ? T(0) : grad_intersection * terms.width;
   axis_gradient(a.left, a.right, b.left, b.right, grad_overlap_width, grad_hull_width, grad_across, &grad_a.left,
@@ -223,5 +222,3 @@ GT_HOST_DEVICE void pair_gradient(const Sides<T>& a, const Sides<T>& b, T eps, T
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BBOX_IOU_H_

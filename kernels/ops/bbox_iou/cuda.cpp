@@ -25,25 +25,19 @@ void launch_pairs(user_op::KernelComputeContext* ctx, const char* kernel, const 
   cuda::launch(cuda::queue_of(ctx), kernel, cuda::blocks_for(args.pairs, kBoxThreads), kBoxThreads, args);
 }
 
-class BoxIouCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BoxIouCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     launch_pairs(ctx, "bbox_iou", common_args(ctx, view_of(ctx, "out").elem_cnt()));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class BoxIouGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BoxIouGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     BoxIouArgs args = common_args(ctx, view_of(ctx, "grad").elem_cnt());
     args.grad = data_of(ctx, "grad");
     if (view_of(ctx, "out").At(0) == 2) args.out2 = args.out1 + 4 * args.pairs;
     launch_pairs(ctx, "bbox_iou_grad", args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_bbox_iou", BoxIouCudaKernel, GT_IS_FLOAT("box1"));

@@ -1,6 +1,5 @@
-// Arguments of the CUDA kernels of the overlap of boxes.
-#ifndef GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_
-#define GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_
+// Arguments of the CUDA kernels of box overlaps.
+#pragma once
 
 #include "ops/bbox_iou/bbox_iou.h"
 
@@ -13,7 +12,7 @@ struct BoxIouArgs {
   const float* box2;
   const float* grad;  // (pairs,), of the overlap; unused for values
   float* out1;        // (pairs,) overlap, or (pairs, 4) gradient of box1
-  float* out2;        // gradient of box2; null where it is not wanted
+  float* out2;        // gradient of box2; null if not needed
   int64_t pairs;
   float eps;
   int32_t centre_form;
@@ -21,5 +20,3 @@ struct BoxIouArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BBOX_IOU_LAUNCH_H_

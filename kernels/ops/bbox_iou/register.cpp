@@ -1,5 +1,5 @@
 // Overlap of matched box pairs and its gradient; kernels/ops/bbox_iou/function.py has the contract.
-#include "native/attributes.h"
+#include "native/op.h"
 
 namespace graph_train {
 
@@ -42,26 +42,13 @@ Maybe<void> split_pairs(user_op::SbpContext* ctx, int64_t new_axes) {
   return Maybe<void>::Ok();
 }
 
-REGISTER_NO_GRAD_USER_OP("graph_train_bbox_iou")
-    .Input("box1")
-    .Input("box2")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_values)
-    .SetPhysicalTensorDescInferFn(infer_values)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) { return split_pairs(ctx, 0); })
-    .SetDataTypeInferFn(infer_dtype);
+const Op bbox_iou_op(
+    "graph_train_bbox_iou", {"box1", "box2"}, infer_values,
+    [](user_op::SbpContext* ctx) { return split_pairs(ctx, 0); }, infer_dtype);
 
-REGISTER_NO_GRAD_USER_OP("graph_train_bbox_iou_grad")
-    .Input("box1")
-    .Input("box2")
-    .Input("grad")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_gradients)
-    .SetPhysicalTensorDescInferFn(infer_gradients)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) { return split_pairs(ctx, 1); })
-    .SetDataTypeInferFn(infer_dtype);
+const Op bbox_iou_grad_op(
+    "graph_train_bbox_iou_grad", {"box1", "box2", "grad"}, infer_gradients,
+    [](user_op::SbpContext* ctx) { return split_pairs(ctx, 1); }, infer_dtype);
 
 }  // namespace
 

@@ -1,6 +1,5 @@
 // Tensors of the op as arguments of its kernels, less the pieces.
-#ifndef GRAPH_TRAIN_KERNELS_BEGIN_STEP_ARGS_H_
-#define GRAPH_TRAIN_KERNELS_BEGIN_STEP_ARGS_H_
+#pragma once
 
 #include "ops/begin_step/begin_step.h"
 #include "ops/flatten/pieces.h"
@@ -20,5 +19,3 @@ inline BeginStepArgs begin_step_args(user_op::KernelComputeContext* ctx) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BEGIN_STEP_ARGS_H_

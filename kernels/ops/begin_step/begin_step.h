@@ -1,6 +1,5 @@
 // Arithmetic at the beginning of a step, common to the CPU and CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
-#define GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_
+#pragma once
 
 #include "ops/flatten/flatten.h"
 
@@ -27,11 +26,9 @@ GT_HOST_DEVICE void hand_out(const BeginStepArgs& args, const float* row, int64_
   (index < args.first_size ? args.first[index] : args.second[index - args.first_size]) = row[index];
 }
 
-// Without a share nothing is done, rather than a product with 0: an infinity that is there for now would stay for good.
+// Nothing is done if `share` is 0, because 0 * infinity would make the average NaN permanently.
 GT_HOST_DEVICE float moved_average(float average, float current, float share) {
   return share > 0 ? average - (average - current) * share : average;
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BEGIN_STEP_H_

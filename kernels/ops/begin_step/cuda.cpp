@@ -6,9 +6,7 @@ namespace graph_train {
 
 namespace {
 
-class BeginStepCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BeginStepCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto pieces = flat_pieces(ctx, "current");
@@ -16,7 +14,6 @@ class BeginStepCudaKernel final : public user_op::OpKernel {
     args.pieces = cuda::device_table(queue, pieces);
     cuda::launch(queue, "begin_step", {static_cast<unsigned int>(pieces.size())}, kFlattenThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_begin_step", BeginStepCudaKernel, GT_IS_FLOAT("average"));

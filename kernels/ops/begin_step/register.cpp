@@ -1,4 +1,5 @@
 // Scalars of a step and the average of BatchNorm's statistics; kernels/ops/begin_step/function.py has the contract.
+#include "native/op.h"
 #include "ops/flatten/pieces.h"
 
 namespace graph_train {
@@ -20,29 +21,9 @@ Maybe<void> infer_shape(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_float(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
-  for (const int32_t index : {0, 1}) ctx->SetOutputDType("out", index, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> mark_average(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
-  return mark_mutable(modifier, conf, {"average"});
-}
-
 // INTEGERS: length of the first output. OUT: the chosen row in two parts.
-REGISTER_NO_GRAD_USER_OP("graph_train_begin_step")
-    .Input("current")
-    .Input("average")
-    .Input("rows")
-    .Input("previous")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
-    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
-    .SetInputArgModifyFn(mark_average)
-    .SetDataTypeInferFn(infer_float);
+const Op begin_step_op("graph_train_begin_step", {"current", "average", "rows", "previous"}, infer_shape,
+                       user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, all_float, {"average"});
 
 }  // namespace
 

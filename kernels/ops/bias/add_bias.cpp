@@ -21,9 +21,7 @@ GT_VECTOR void add_row(const Bfloat16* x, const float* bias, float* out, int64_t
 int64_t rows_of_thread(int64_t channels) { return 1 + kNumbersOfThread / channels; }
 
 template<typename From, typename To>
-class AddBiasKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AddBiasKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "x");
     const int64_t channels = shape.At(3);
@@ -42,7 +40,6 @@ class AddBiasKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename From, typename To>
@@ -55,9 +52,7 @@ void convert(const From* x, To* y, int64_t n) {
 }
 
 template<typename From, typename To>
-class AddBiasGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AddBiasGradKernel final : public StatelessKernel {
   // The sums of each thread's rows are added in the order of the rows.
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "dy");
@@ -82,7 +77,6 @@ class AddBiasGradKernel final : public user_op::OpKernel {
       d_bias[c] = static_cast<float>(sum);
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 using AddBiasFloat = AddBiasKernel<float, float>;

@@ -1,6 +1,5 @@
 // Arguments of the CUDA kernels that add a bias to (rows, channels) numbers, and of its gradient.
-#ifndef GRAPH_TRAIN_KERNELS_BIAS_H_
-#define GRAPH_TRAIN_KERNELS_BIAS_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -9,7 +8,7 @@ namespace graph_train {
 constexpr int kBiasThreads = 256;
 // Neighbouring numbers of one thread.
 constexpr int kBiasPerThread = 8;
-// The gradient: a block has that many channels side by side, and the rest of its threads other rows of them.
+// The gradient: a block has this many neighbouring channels; its other threads process other rows of them.
 constexpr int kBiasColumns = 32;
 constexpr int kBiasLanes = kBiasThreads / kBiasColumns;
 constexpr int64_t kBiasMostParts = 512;
@@ -33,5 +32,3 @@ struct AddBiasGradArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_BIAS_H_

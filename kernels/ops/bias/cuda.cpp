@@ -11,9 +11,7 @@ std::string name_of(const char* kernel, oneflow::DataType from, oneflow::DataTyp
   return cuda::name_of(cuda::name_of(kernel, from).c_str(), to);
 }
 
-class AddBiasCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AddBiasCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "x");
     const AddBiasArgs args{data_of<void>(ctx, "x"), data_of(ctx, "bias"), result_of<void>(ctx),
@@ -22,7 +20,6 @@ class AddBiasCudaKernel final : public user_op::OpKernel {
     cuda::launch(cuda::queue_of(ctx), name_of("add_bias", type_of(ctx, "x"), type_of(ctx, "out")),
                  cuda::blocks_for(args.count, kBiasThreads * kBiasPerThread), kBiasThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 int64_t parts_of(int64_t rows) {
@@ -35,9 +32,7 @@ size_t bytes_of_sums(user_op::InferContext* ctx) {
   return parts_of(dy.Count(0, 3)) * dy.At(3) * sizeof(float);
 }
 
-class AddBiasGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AddBiasGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "dy");
     const int64_t rows = shape.Count(0, 3), channels = shape.At(3);
@@ -55,7 +50,6 @@ class AddBiasGradCudaKernel final : public user_op::OpKernel {
                  {static_cast<unsigned int>(args.parts), groups}, kBiasThreads, args);
     cuda::launch(queue, "add_bias_sums", {static_cast<unsigned int>(channels)}, kBiasThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_add_bias", AddBiasCudaKernel, GT_IS_ACTIVATION("x"));

@@ -1,7 +1,6 @@
 // Adding a bias to (B, H, W, C) activations; kernels/ops/bias/function.py has the contract.
 #include "native/activation_type.h"
-#include "native/attributes.h"
-#include "native/sbp.h"
+#include "native/op.h"
 
 namespace graph_train {
 
@@ -36,24 +35,10 @@ Maybe<void> infer_gradient_types(user_op::InferContext* ctx) {
 }
 
 // INTEGERS: 1 for a float32 result, 1 for SiLU.
-REGISTER_NO_GRAD_USER_OP("graph_train_add_bias")
-    .Input("x")
-    .Input("bias")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_sum)
-    .SetPhysicalTensorDescInferFn(infer_sum)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_sum_type);
+const Op add_bias_op("graph_train_add_bias", {"x", "bias"}, infer_sum, split_images<kSplitOut>, infer_sum_type);
 // INTEGERS: the type of x. OUT: dx, the gradient of the bias.
-REGISTER_NO_GRAD_USER_OP("graph_train_add_bias_grad")
-    .Input("dy")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_gradients)
-    .SetPhysicalTensorDescInferFn(infer_gradients)
-    .SetGetSbpFn(split_images<kSplitOut, kPartialOut>)
-    .SetDataTypeInferFn(infer_gradient_types);
+const Op add_bias_grad_op("graph_train_add_bias_grad", {"dy"}, infer_gradients, split_images<kSplitOut, kPartialOut>,
+                          infer_gradient_types);
 
 }  // namespace
 

@@ -1,13 +1,12 @@
 // Arguments of the CUDA kernels for concatenation and split along an axis.
-#ifndef GRAPH_TRAIN_KERNELS_CONCAT_H_
-#define GRAPH_TRAIN_KERNELS_CONCAT_H_
+#pragma once
 
 #include "native/host_device.h"
 
 namespace graph_train {
 
 constexpr int kConcatThreads = 256;
-// Pieces that travel with the launch; more of them need a table in device memory.
+// Number of pieces passed as launch arguments; more need a table in device memory.
 constexpr int kConcatInline = 32;
 
 // One tensor: `width` units of each row, from unit `offset` of the joined row on.
@@ -16,7 +15,7 @@ struct ConcatPiece {
   int64_t offset, width;
 };
 
-// A unit is the most bytes, up to 16, that divide everything.
+// A unit is the largest number of bytes, up to 16, that divides all widths and offsets.
 struct ConcatArgs {
   void* joined;
   int64_t rows, width;       // of the joined tensor, in units
@@ -26,5 +25,3 @@ struct ConcatArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_CONCAT_H_

@@ -49,9 +49,7 @@ void launch_copies(user_op::KernelComputeContext* ctx, const char* kernel, Conca
                cuda::blocks_for(args->rows * args->width, kConcatThreads), kConcatThreads, *args);
 }
 
-class ConcatCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConcatCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     ConcatArgs args{};
     std::vector<ConcatPiece> pieces;
@@ -62,12 +60,9 @@ class ConcatCudaKernel final : public user_op::OpKernel {
     args.joined = result_of<void>(ctx);
     launch_copies(ctx, "concat", &args, &pieces);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class SplitLikeCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class SplitLikeCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     ConcatArgs args{};
     std::vector<ConcatPiece> pieces;
@@ -78,7 +73,6 @@ class SplitLikeCudaKernel final : public user_op::OpKernel {
     args.joined = const_cast<void*>(data_of<void>(ctx, "in"));
     launch_copies(ctx, "split", &args, &pieces);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Tensors whose shape is only known at run time stay with OneFlow's own kernels, which set it.

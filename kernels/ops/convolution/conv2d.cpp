@@ -62,9 +62,7 @@ void add_bias(const float* bias, float* out, const ConvolutionShape& s) {
   });
 }
 
-class ConvKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConvKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* in = ctx->Tensor4ArgNameAndIndex("in", 0);
     const auto* weight = ctx->Tensor4ArgNameAndIndex("weight", 0);
@@ -75,12 +73,9 @@ class ConvKernel final : public user_op::OpKernel {
              const_cast<float*>(weight->dptr<float>()), out->mut_dptr<float>());
     if (bias != nullptr) add_bias(bias->dptr<float>(), out->mut_dptr<float>(), shape);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class ConvDataGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConvDataGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* dy = ctx->Tensor4ArgNameAndIndex("dy", 0);
     const auto* filter = ctx->Tensor4ArgNameAndIndex("filter", 0);
@@ -89,12 +84,9 @@ class ConvDataGradKernel final : public user_op::OpKernel {
     convolve(ConvolutionPass::kDataGradient, shape, dx->mut_dptr<float>(), const_cast<float*>(filter->dptr<float>()),
              const_cast<float*>(dy->dptr<float>()));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class ConvFilterGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConvFilterGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* dy = ctx->Tensor4ArgNameAndIndex("dy", 0);
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
@@ -103,7 +95,6 @@ class ConvFilterGradKernel final : public user_op::OpKernel {
     convolve(ConvolutionPass::kFilterGradient, shape, const_cast<float*>(x->dptr<float>()),
              filter_diff->mut_dptr<float>(), const_cast<float*>(dy->dptr<float>()));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("conv2d", ConvKernel, GT_IS_FLOAT("in"));

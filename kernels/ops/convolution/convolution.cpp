@@ -47,7 +47,7 @@ Layouts outer_layouts(const ConvolutionShape& s) {
 }
 
 // Layouts to ask oneDNN for: its own choice for weights and for channels-first activations, which it cannot use as they
-// are; channels-last activations are used in place. Beside bfloat16 activations weights become bfloat16 on the way.
+// are; channels-last activations are used in place. With bfloat16 activations, weights are converted to bfloat16.
 Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const Layouts& outer) {
   const auto factor = s.bfloat16_activations ? memory::data_type::bf16 : memory::data_type::f32;
   const auto type_of = [&](const memory::desc& like, ConvolutionPass result) {
@@ -148,7 +148,7 @@ const Convolution& cached_convolution(ConvolutionPass pass, const ConvolutionSha
 }  // namespace
 
 void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y) {
-  if (shape.batch == 0) {  // has no primitive; a filter's gradient is a sum of nothing
+  if (shape.batch == 0) {  // oneDNN has no primitive for it; the filter's gradient is zero
     if (pass == ConvolutionPass::kFilterGradient) std::fill_n(weights, weight_count(shape), 0.0f);
     return;
   }

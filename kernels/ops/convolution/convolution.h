@@ -1,6 +1,5 @@
-// Two-dimensional convolution and its gradients on oneDNN, for any kernel that holds the pointers.
-#ifndef GRAPH_TRAIN_KERNELS_CONVOLUTION_H_
-#define GRAPH_TRAIN_KERNELS_CONVOLUTION_H_
+// Two-dimensional convolution and its gradients with oneDNN, on plain pointers.
+#pragma once
 
 #include <array>
 #include <cstdint>
@@ -16,7 +15,7 @@ struct ConvolutionShape {
   int64_t out_channels, out_height, out_width;
   int64_t kernel_height, kernel_width;
   int64_t stride_height, stride_width;
-  int64_t pad_top, pad_left;  // what is missing below and to the right follows from the output's size
+  int64_t pad_top, pad_left;  // padding below and to the right follows from the output size
   int64_t dilation_height, dilation_width;
   int64_t groups;
   int64_t channels_last, weights_channels_last;
@@ -25,9 +24,7 @@ struct ConvolutionShape {
 
 // forward:         x, weights -> y;  data gradient: y, weights -> x;  filter gradient: x, y -> weights
 // (the pointer on the right of the arrow is written, where x and y are the gradients of the same name).
-// Primitives are made once per shape; calls from several threads take turns.
+// Primitives are created once per shape; calls from several threads are serialised.
 void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y);
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_CONVOLUTION_H_

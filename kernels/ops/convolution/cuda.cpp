@@ -24,29 +24,21 @@ void run(user_op::KernelComputeContext* ctx, ConvolutionPass pass, void* x, void
                       weights, y);
 }
 
-class ConvolutionCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConvolutionCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     run(ctx, ConvolutionPass::kForward, changeable(data_of<void>(ctx, "x")), changeable(data_of<void>(ctx, "weight")),
         result_of<void>(ctx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class DataGradientCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DataGradientCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     run(ctx, ConvolutionPass::kDataGradient, result_of<void>(ctx), changeable(data_of<void>(ctx, "weight")),
         changeable(data_of<void>(ctx, "dy")));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class FilterGradientCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class FilterGradientCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     if (view_of(ctx, "x").At(0) == 0) {  // a sum of nothing
       const auto bytes = view_of(ctx, "out").elem_cnt() * oneflow::GetSizeOfDataType(type_of(ctx, "out"));
@@ -55,7 +47,6 @@ class FilterGradientCudaKernel final : public user_op::OpKernel {
     run(ctx, ConvolutionPass::kFilterGradient, changeable(data_of<void>(ctx, "x")), result_of<void>(ctx),
         changeable(data_of<void>(ctx, "dy")));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Packed weights of the type of the activations.

@@ -15,16 +15,16 @@ namespace {
 
 using cudnn::Math;
 
-// Faster algorithms that need more are passed over, unless there is no other.
+// Faster algorithms that need more are skipped, unless there is no other.
 constexpr size_t kMostWorkspace = size_t{256} << 20;
-// More than there are for any pass, with each kind of arithmetic.
+// More than the number of algorithms of any pass, times the kinds of arithmetic.
 constexpr int kMostAlgorithms = 32;
 
 struct Operands {
   cudnn::Descriptor first, second, result;
 };
 
-// In the order in which cuDNN's functions take them.
+// In the argument order of cuDNN's functions.
 Operands operands_of(ConvolutionPass pass, const CudnnDescriptors& of) {
   switch (pass) {
     case ConvolutionPass::kForward: return {of.x, of.weights, of.y};
@@ -71,7 +71,7 @@ bool take_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::D
   return status == 0 && plan->workspace_bytes <= most_workspace;
 }
 
-// Takes the first of cuDNN's list, which is ordered by expected time, that is allowed, that cuDNN then accepts and that
+// Takes the first algorithm of cuDNN's list, which is ordered by expected time, that is allowed, accepted by cuDNN and
 // needs little memory; if all need much, the one that needs least.
 bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type, bool deterministic,
                       Plan* plan) {
@@ -173,7 +173,7 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
   cuda::count(name);
 }
 
-// For tests: (n, c, h, w) of the output according to cuDNN; `sizes` is a ConvolutionShape, of whose output nothing is read.
+// For tests: (n, c, h, w) of the output according to cuDNN; `sizes` is a ConvolutionShape; its output sizes are not read.
 extern "C" GT_EXPORT void graph_train_cudnn_output_size(const int64_t* sizes, int type, int* output) {
   ConvolutionShape shape;
   std::memcpy(&shape, sizes, sizeof(shape));

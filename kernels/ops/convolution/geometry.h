@@ -1,6 +1,5 @@
-// Sizes of one of our convolution ops, from its tensors and attributes; the same for the CPU's and the CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_CONVOLUTION_GEOMETRY_H_
-#define GRAPH_TRAIN_KERNELS_CONVOLUTION_GEOMETRY_H_
+// Sizes of one of our convolution ops, from its tensors and attributes; shared by CPU and CUDA kernels.
+#pragma once
 
 #include <vector>
 
@@ -47,5 +46,3 @@ ConvolutionShape shape_of(const std::vector<int64_t>& integers, const Dimensions
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_CONVOLUTION_GEOMETRY_H_

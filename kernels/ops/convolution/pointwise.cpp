@@ -11,7 +11,7 @@ namespace graph_train {
 
 namespace {
 
-// c (rows, columns) = a b, or c += a b. `a` is (rows, inner) or, transposed, (inner, rows); likewise `b`.
+// c (rows, columns) = a b, or c += a b. `a` is (rows, inner) or, transposed, (inner, rows); the same for `b`.
 void multiply(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, const float* a,
               const float* b, bool add, float* c) {
   const auto status =
@@ -41,7 +41,7 @@ void convolve_images(ConvolutionPass pass, const ConvolutionShape& s, float* x, 
   }
 }
 
-// sum_part(part, target) puts the gradient of one part's activations into target; then the parts are added in their order.
+// sum_part(part, target) writes the gradient of one part's activations to target; parts are then added in order.
 template<typename SumPart>
 void filter_gradient(const ConvolutionShape& s, int64_t parts, float* weights, const SumPart& sum_part) {
   const int64_t count = s.out_channels * s.in_channels;
@@ -69,8 +69,8 @@ void filter_gradient_of_pixels(const ConvolutionShape& s, const float* x, float*
 
 }  // namespace
 
-// On channels-last activations oneDNN's own 1x1 convolution is as fast as a product, but for the gradient of the filter,
-// where it is far slower on large maps with few channels.
+// On channels-last activations oneDNN's 1x1 convolution is as fast as a product, except for the gradient of the filter,
+// where it is much slower on large maps with few channels.
 bool is_pointwise(ConvolutionPass pass, const ConvolutionShape& s) {
   return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 && s.groups == 1
          && s.in_height == s.out_height && s.in_width == s.out_width && !s.weights_channels_last

@@ -1,6 +1,5 @@
 // Convolution on (B, H, W, C) activations and its gradients; kernels/ops/convolution/function.py has the contract.
-#include "native/attributes.h"
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/convolution/geometry.h"
 
 namespace graph_train {
@@ -18,35 +17,12 @@ Maybe<void> infer_convolution(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-REGISTER_NO_GRAD_USER_OP("graph_train_convolution")
-    .Input("x")
-    .Input("weight")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_convolution)
-    .SetPhysicalTensorDescInferFn(infer_convolution)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(like<kType>("x"));
-REGISTER_NO_GRAD_USER_OP("graph_train_convolution_data_grad")
-    .Input("dy")
-    .Input("weight")
-    .Input("x")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(like<kShape>("x"))
-    .SetPhysicalTensorDescInferFn(like<kShape>("x"))
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(like<kType>("x"));
-REGISTER_NO_GRAD_USER_OP("graph_train_convolution_filter_grad")
-    .Input("dy")
-    .Input("x")
-    .Input("weight")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(like<kShape>("weight"))
-    .SetPhysicalTensorDescInferFn(like<kShape>("weight"))
-    .SetGetSbpFn(split_images<kPartialOut>)
-    .SetDataTypeInferFn(like<kType>("weight"));
+const Op convolution_op("graph_train_convolution", {"x", "weight"}, infer_convolution, split_images<kSplitOut>,
+                        like<kType>("x"));
+const Op convolution_data_grad_op("graph_train_convolution_data_grad", {"dy", "weight", "x"}, like<kShape>("x"),
+                                  split_images<kSplitOut>, like<kType>("x"));
+const Op convolution_filter_grad_op("graph_train_convolution_filter_grad", {"dy", "x", "weight"},
+                                    like<kShape>("weight"), split_images<kPartialOut>, like<kType>("weight"));
 
 }  // namespace
 

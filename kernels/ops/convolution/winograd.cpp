@@ -14,11 +14,11 @@ namespace {
 
 constexpr int64_t kTaps = 9;
 
-// Tiles that a thread takes at a time: what it keeps of them should stay in its second-level cache.
+// Tiles that a thread processes at a time, whose transforms should fit in its L2 cache.
 constexpr int64_t kBlockBytes = 1 << 20;
 constexpr int64_t kMostTiles = 56;
 
-// Matrices of points are this much apart beyond their size, lest all of them compete for the same lines of a cache.
+// Padding between the matrices of points, so that they do not compete for the same cache lines.
 constexpr int64_t kGap = 16;
 
 // Sums of the gradients of weights that all threads may hold together; with more, a direct convolution is taken.

@@ -4,8 +4,7 @@
 // needs (m + 2)^2 products per pair of channels in place of 9 m^2. With d the tile's (m + 2)^2 inputs and g the weights,
 // y = Aᵀ ((G g Gᵀ) . (Bᵀ d B)) A, the element-wise product being summed over the channels: a matrix product per "point".
 // Numbers of channels are multiples of kWinogradChannels; channel c of point p is at points[p * stride + c].
-#ifndef GRAPH_TRAIN_KERNELS_WINOGRAD_KERNELS_H_
-#define GRAPH_TRAIN_KERNELS_WINOGRAD_KERNELS_H_
+#pragma once
 
 #include <cstdint>
 
@@ -34,7 +33,7 @@ struct WinogradTile {
 
   // Bᵀ d B of the pixels from (top, left) on; those outside of the image are zero.
   void (*input)(const Image& image, int64_t top, int64_t left, float* points, int64_t stride);
-  // Aᵀ y A to the m x m pixels from (top, left) on, as far as they are inside.
+  // Aᵀ y A, written to the m x m pixels from (top, left) on that are inside the image.
   void (*output)(const float* points, int64_t stride, const Image& image, int64_t top, int64_t left);
   // A dy Aᵀ of the gradients of m x m outputs; outside of the image they are zero.
   void (*output_gradient)(const Image& image, int64_t top, int64_t left, float* points, int64_t stride);
@@ -63,5 +62,3 @@ extern const WinogradKernels* const winograd_kernels_avx2;
 extern const WinogradKernels* const winograd_kernels_base;
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_WINOGRAD_KERNELS_H_

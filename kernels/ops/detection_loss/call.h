@@ -1,6 +1,5 @@
-// What the op kernels of the detection loss read from their context; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTION_LOSS_CALL_H_
-#define GRAPH_TRAIN_KERNELS_DETECTION_LOSS_CALL_H_
+// Arguments of the op kernels of the detection loss, read from their context; in host or device memory.
+#pragma once
 
 #include <vector>
 
@@ -16,8 +15,7 @@ struct OwnImages {
   int64_t first, count, batch;
 };
 
-// As OneFlow splits an axis: the first ranks have one more where it does not go up. A rank with the whole batch has it
-// unsplit.
+// As OneFlow splits an axis: with a remainder, the first ranks have one more. A rank with the whole batch has it unsplit.
 inline OwnImages own_images(user_op::KernelComputeContext* ctx) {
   const int64_t count = view_of(ctx, "map").At(0), batch = view_of(ctx, "labels").At(0);
   if (count == batch) return {0, count, batch};
@@ -42,5 +40,3 @@ inline std::vector<LossLevel> levels_of(user_op::KernelComputeContext* ctx) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTION_LOSS_CALL_H_

@@ -21,9 +21,7 @@ size_t infer_scratch(user_op::InferContext* ctx) {
   return kCountBytes + sizeof(LossSums) * tiles;
 }
 
-class DetectionLossCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DetectionLossCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto levels = levels_of(ctx);
@@ -50,19 +48,15 @@ class DetectionLossCudaKernel final : public user_op::OpKernel {
     const int64_t tiles = args.first_tile[args.level_count];
     cuda::launch_together(queue, "detection_loss", std::min<int64_t>(tiles, kMostLossBlocks), kLossThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class RebalanceCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class RebalanceCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const RebalanceArgs args{ctx->Tensor4ArgNameAndIndex("balance", 0)->mut_dptr<float>(), data_of(ctx, "parts"),
                              result_of(ctx), static_cast<int32_t>(view_of(ctx, "balance").elem_cnt()),
                              static_cast<int32_t>(integers_of(ctx).at(0))};
     cuda::launch(cuda::queue_of(ctx), "rebalance_levels", {}, 32, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_detection_loss", DetectionLossCudaKernel, GT_IS_FLOAT("map"))

@@ -1,10 +1,10 @@
-// Arithmetic of the detection loss, common to the CPU and CUDA kernels: matching of labels with cells, losses and derivatives of single values and boxes. Contract: kernels/ops/detection_loss/function.py; composed reference:
+// Arithmetic of the detection loss, common to the CPU and CUDA kernels: matching of labels with cells, losses and
+// derivatives of single values and boxes. Contract: kernels/ops/detection_loss/function.py; composed reference:
 // models/loss.py and models/targets.py.
 //
-// Compile what includes this without contraction of products and sums: which cell a label belongs to is decided by
+// Files that include this must be compiled without fused multiply-add: which cell a label belongs to is decided by
 // comparing rounded numbers, and a fused multiply-add would move labels that lie exactly on a border.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTION_LOSS_H_
-#define GRAPH_TRAIN_KERNELS_DETECTION_LOSS_H_
+#pragma once
 
 #include "native/exponential.h"
 #include "ops/bbox_iou/bbox_iou.h"
@@ -17,7 +17,7 @@ constexpr float kIouEps = 1e-7f;
 constexpr int kMostLevels = 5;
 constexpr int kLabelNumbers = 5;  // class, centre x, centre y, width, height
 
-// What stands before the anchors in the settings; LossSetting of function.py.
+// The settings before the anchors; LossSetting of function.py.
 struct LossSettings {
   float box_gain, objectness_gain, class_gain, class_positive_weight, objectness_positive_weight, anchor_t;
   float positive_target, negative_target, gr, best_iou_wins, focal_gamma, focal_alpha;
@@ -39,7 +39,7 @@ struct PlacedLabel {
   float x, y, width, height;
 };
 
-// A label and a prediction that answers for it; the box in cells, its centre relative to the cell's corner.
+// A label and a prediction that is matched with it; the box in cells, its centre relative to the cell's corner.
 struct Match {
   int64_t cell;  // (row * columns + column) * anchors + anchor, of one image
   int32_t anchor;
@@ -54,14 +54,15 @@ GT_HOST_DEVICE PlacedLabel place_label(const LossLevel& level, const float* labe
   return {label[1] * width, label[2] * height, label[3] * width, label[4] * height};
 }
 
-// Whether neither side of a label is `limit` times longer or shorter than the anchor's.
+// Whether both sides of a label are less than `limit` times longer or shorter than the anchor's.
 GT_HOST_DEVICE bool fits_anchor(const PlacedLabel& label, const float* anchor, float limit) {
   const float ratio_x = label.width / anchor[0], ratio_y = label.height / anchor[1];
   const float worst_x = larger(ratio_x, 1.0f / ratio_x), worst_y = larger(ratio_y, 1.0f / ratio_y);
   return larger(worst_x, worst_y) < limit;
 }
 
-// Whether a centre lies nearer than half a cell to the border behind it, and that is not the border of the image.
+// Whether a centre at this distance from a side of the image is less than half a cell from the border of its cell towards
+// that side, and the border is not the side itself.
 GT_HOST_DEVICE bool is_near(float distance) { return distance - floorf(distance) < 0.5f && distance > 1.0f; }
 
 GT_HOST_DEVICE bool reaches_neighbour(const LossLevel& level, const PlacedLabel& label, int neighbour) {
@@ -78,7 +79,7 @@ GT_HOST_DEVICE float clamped_floor(float value, int64_t count) {
   return smaller(larger(floorf(value), 0.0f), static_cast<float>(count) - 1.0f);
 }
 
-// The match of a label that fits the anchor and reaches the neighbour.
+// The match of a label that fits the anchor with a neighbouring cell.
 GT_HOST_DEVICE Match match_of(const LossLevel& level, const PlacedLabel& label, float number_of_class, int neighbour,
                               int anchor) {
   const float shift_x = neighbour == 1 ? 0.5f : (neighbour == 3 ? -0.5f : 0.0f);
@@ -127,7 +128,7 @@ GT_HOST_DEVICE ElementLoss focal_element(float logit, float target, float positi
   const float sigmoid = (logit < 0 ? power : 1.0f) / (1.0f + power);
   const float one_minus_sigmoid = (logit < 0 ? 1.0f : power) / (1.0f + power);
   const float distance = target * one_minus_sigmoid + (1.0f - target) * sigmoid;  // 1 - p_t
-  // Rounding may exceed 1 by a bit. Where p_t is 1 as closely as a float tells, loss and derivative vanish; NaN passes.
+  // Rounding may exceed 1 by a bit. Where p_t rounds to 1, loss and derivative vanish; NaN is kept.
   const float bounded = distance < 1e-30f ? 1e-30f : (distance > 1.0f ? 1.0f : distance);
   const float modulation = exp_of_negative(gamma * log_of_positive(bounded));
   const float slope = (1.0f - 2.0f * target) * (sigmoid * one_minus_sigmoid);  // of the distance
@@ -171,7 +172,7 @@ GT_HOST_DEVICE float objectness_target(const LossSettings& settings, float befor
   return settings.best_iou_wins != 0 ? larger(before, target) : target;
 }
 
-// What derivatives of single elements are multiplied with. The total is the sum of the means, times the batch size.
+// Factors of the derivatives of single elements. The total is the sum of the means, times the batch size.
 struct LossScales {
   float box, classes, objectness;
 };
@@ -213,5 +214,3 @@ struct LossOutputs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTION_LOSS_H_

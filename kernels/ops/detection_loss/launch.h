@@ -1,19 +1,18 @@
 // Arguments of the CUDA kernel of the detection loss.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_
-#define GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_
+#pragma once
 
 #include "ops/detection_loss/detection_loss.h"
 
 namespace graph_train {
 
 constexpr int kLossThreads = 256;
-constexpr int kLossTile = 256;         // cells of one image and level that a block works on at once
-constexpr int kMostLossBlocks = 2048;  // at once; more would have nothing to do on any GPU
+constexpr int kLossTile = 256;         // cells of one image and level that a block processes at once
+constexpr int kMostLossBlocks = 2048;  // of a launch; no GPU runs more at once
 
 struct LossArgs {
   LossLevel levels[kMostLevels];
   int64_t first_tile[kMostLevels + 1];  // of each level in the row of all levels' tiles; then the number of tiles
-  int64_t first_image, batch;           // what this rank has begins at the first image of the batch
+  int64_t first_image, batch;           // first image of this rank; images of the whole batch
   int32_t level_count, slots;
   const float* labels;  // (batch, slots, 5)
   const float* settings;
@@ -29,5 +28,3 @@ struct LossArgs {
 GT_HOST_DEVICE int64_t tiles_of_image(int64_t cells) { return (cells + kLossTile - 1) / kLossTile; }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTION_LOSS_LAUNCH_H_

@@ -1,6 +1,5 @@
-// New weights of the levels' objectness: shared by the CPU's and the CUDA kernels. Reference: models/loss.py.
-#ifndef GRAPH_TRAIN_KERNELS_REBALANCE_H_
-#define GRAPH_TRAIN_KERNELS_REBALANCE_H_
+// New objectness weights of the levels, shared by CPU and CUDA kernels. Reference: models/loss.py.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -16,7 +15,7 @@ struct RebalanceArgs {
 // Moves the weights towards equal contributions of the levels; that of the reference level stays 1.
 GT_HOST_DEVICE void rebalance(const RebalanceArgs& args) {
   for (int level = 0; level < args.levels; ++level) {
-    // In this order of roundings OneFlow divides a number by a tensor.
+    // Rounded in the order in which OneFlow divides a number by a tensor.
     args.out[level] = args.balance[level] * 0.9999f + 1.0f / args.parts[3 + level] * 0.0001f;
   }
   const float reference = args.out[args.reference];
@@ -27,5 +26,3 @@ GT_HOST_DEVICE void rebalance(const RebalanceArgs& args) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_REBALANCE_H_

@@ -1,6 +1,6 @@
 // The loss of a whole detection head with the gradients of its maps, and the weights of its levels that follow it;
 // kernels/ops/detection_loss/function.py has the contract.
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/detection_loss/call.h"
 
 namespace graph_train {
@@ -37,26 +37,10 @@ Maybe<void> infer_whole_loss(user_op::InferContext* ctx) {
   return infer_loss(ctx);
 }
 
-Maybe<void> infer_float(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
-  for (const auto& [name, index] : ctx->outputs()) ctx->SetOutputDType(name, index, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
 // Every rank has the labels of all images, so that means run over the whole batch.
 // OUT: total (1,), parts (3 + levels,), gradient of each map.
-REGISTER_NO_GRAD_USER_OP("graph_train_detection_loss")
-    .Input("map")
-    .Input("labels")
-    .Input("settings")
-    .Input("balance")
-    .Input("scale")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_whole_loss)
-    .SetPhysicalTensorDescInferFn(infer_loss)
-    .SetGetSbpFn(split_images<kPartialOut, kPartialOut, kSplitOut>)
-    .SetDataTypeInferFn(infer_float);
+const Op detection_loss_op("graph_train_detection_loss", {"map", "labels", "settings", "balance", "scale"},
+                           infer_whole_loss, infer_loss, split_images<kPartialOut, kPartialOut, kSplitOut>, all_float);
 
 Maybe<void> infer_rebalance(user_op::InferContext* ctx) {
   const Shape& balance = ctx->InputShape("balance", 0);
@@ -67,21 +51,9 @@ Maybe<void> infer_rebalance(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> mark_balance(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
-  return mark_mutable(modifier, conf, {"balance"});
-}
-
 // INTEGERS: the reference level. OUT: a copy of the new balance.
-REGISTER_NO_GRAD_USER_OP("graph_train_rebalance")
-    .Input("balance")
-    .Input("parts")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_rebalance)
-    .SetPhysicalTensorDescInferFn(infer_rebalance)
-    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
-    .SetInputArgModifyFn(mark_balance)
-    .SetDataTypeInferFn(infer_float);
+const Op rebalance_op("graph_train_rebalance", {"balance", "parts"}, infer_rebalance,
+                      user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, all_float, {"balance"});
 
 }  // namespace
 

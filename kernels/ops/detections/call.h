@@ -1,6 +1,5 @@
-// What the op kernels of decoding and suppression read from their context; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTIONS_CALL_H_
-#define GRAPH_TRAIN_KERNELS_DETECTIONS_CALL_H_
+// Arguments of the op kernels of decoding and suppression, read from their context; in host or device memory.
+#pragma once
 
 #include <vector>
 
@@ -9,7 +8,7 @@
 
 namespace graph_train {
 
-// INTEGERS of the suppression; numbers of the wanted classes follow, none for all.
+// INTEGERS of the suppression, followed by the selected classes, none for all.
 enum SuppressionInteger { kMultiLabel, kAgnostic, kMostDetections, kMostCandidates, kFirstWanted };
 
 inline DecodeArgs decode_args(user_op::KernelComputeContext* ctx) {
@@ -34,7 +33,7 @@ inline DecodeArgs decode_args(user_op::KernelComputeContext* ctx) {
   return args;
 }
 
-// Without the wanted classes, which may have to be in another memory.
+// Without the selected classes, which may have to be in another memory.
 inline SuppressionSettings suppression_settings(user_op::KernelComputeContext* ctx) {
   const auto& floats = floats_of(ctx);
   const auto& integers = integers_of(ctx);
@@ -50,7 +49,7 @@ inline SuppressionSettings suppression_settings(user_op::KernelComputeContext* c
           nullptr};
 }
 
-// (classes,): 1 for the wanted ones; empty for all.
+// (classes,): 1 for the selected ones; empty for all.
 inline std::vector<uint8_t> wanted_classes(user_op::KernelComputeContext* ctx, int32_t classes) {
   const auto& integers = integers_of(ctx);
   if (integers.size() == kFirstWanted) return {};
@@ -62,5 +61,3 @@ inline std::vector<uint8_t> wanted_classes(user_op::KernelComputeContext* ctx, i
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTIONS_CALL_H_

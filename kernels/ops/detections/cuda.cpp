@@ -7,16 +7,13 @@ namespace graph_train {
 
 namespace {
 
-class DecodeCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DecodeCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const DecodeArgs args = decode_args(ctx);
     const int64_t numbers = args.images * args.predictions * args.outputs;
     if (numbers == 0) return;
     cuda::launch(cuda::queue_of(ctx), "decode", cuda::blocks_for(numbers, kDecodeThreads), kDecodeThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Keys of one image: as many as enter the suppression, and up to a power of 2 for sorting.
@@ -39,9 +36,7 @@ size_t infer_scratch(user_op::InferContext* ctx) {
   return key_bytes(shape.At(0), capacity) + shape.At(0) * integers.at(kMostDetections) * sizeof(Box<float>);
 }
 
-class SuppressCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class SuppressCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto shape = view_of(ctx, "predictions");
@@ -60,7 +55,6 @@ class SuppressCudaKernel final : public user_op::OpKernel {
     args.counts = result_of<int32_t>(ctx, "out", 1);
     cuda::launch(queue, "suppress", {static_cast<unsigned int>(shape.At(0))}, kSuppressThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_decode", DecodeCudaKernel, GT_IS_FLOAT("anchors_cells"));

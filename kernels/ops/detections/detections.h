@@ -1,10 +1,9 @@
-// From a head's raw maps to detections: arithmetic that the CPU's and the CUDA kernels share. References: `Detect.decode`
+// From a head's raw maps to detections: arithmetic shared by CPU and CUDA kernels. References: `Detect.decode`
 // of models/head.py, graph_train/detection/nms.py and suppression.py.
 //
-// Compile what includes this without contraction of products and sums: an overlap that lies at the threshold is decided
-// by the last bit.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTIONS_H_
-#define GRAPH_TRAIN_KERNELS_DETECTIONS_H_
+// Files that include this must be compiled without fused multiply-add: the last bit decides about
+// an overlap at the threshold.
+#pragma once
 
 #include "native/exponential.h"
 #include "ops/bbox_iou/bbox_iou.h"
@@ -45,15 +44,15 @@ GT_HOST_DEVICE float decoded_number(const DecodeArgs& args, const DecodedLevel& 
 struct SuppressionSettings {
   float confidence, iou, class_shift;
   int32_t classes;      // of the predictions
-  int32_t multi_label;  // a box is a candidate with every class above the confidence, not just its best one
+  int32_t multi_label;  // a box is a candidate for every class above the confidence, not only its best one
   int32_t agnostic;     // boxes of different classes suppress one another
   int32_t most_candidates, most_detections;
   const uint8_t* wanted;  // (classes,): 1 for those that count; null: all
   GT_HOST_DEVICE bool counts(int32_t category) const { return wanted == nullptr || wanted[category] != 0; }
 };
 
-// A candidate is a box with a class. Keys rise in the order in which candidates are visited: from the highest confidence
-// down, equal ones in the order of boxes and classes; what is not a number comes last.
+// A candidate is a box with a class. Keys ascend in the order in which candidates are visited: by decreasing confidence,
+// equal ones in the order of boxes and classes; NaN comes last.
 GT_HOST_DEVICE uint64_t candidate_key(float confidence, int64_t box, int32_t category, int32_t classes) {
   const uint32_t rank = confidence == confidence ? ~bits_of(confidence) : ~0u;
   return static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(box * classes + category);
@@ -76,7 +75,7 @@ GT_HOST_DEVICE Box<float> corners_of(const float* prediction) {
           prediction[1] + half_height};
 }
 
-// Corners as they are compared: classes lie apart from each other unless the suppression is agnostic.
+// Corners for the comparison, shifted by class unless the suppression is agnostic.
 GT_HOST_DEVICE Box<float> compared_corners(const SuppressionSettings& settings, const float* prediction,
                                            int32_t category) {
   const Box<float> box = corners_of(prediction);
@@ -85,7 +84,7 @@ GT_HOST_DEVICE Box<float> compared_corners(const SuppressionSettings& settings, 
   return {box.first + shift, box.second + shift, box.third + shift, box.fourth + shift};
 }
 
-// Whether a box that is kept suppresses another one. 0 / 0, of boxes without area, is not above any threshold.
+// Whether a kept box suppresses another one. 0 / 0, of boxes without area, is not above any threshold.
 GT_HOST_DEVICE bool covers(const Box<float>& kept, const Box<float>& other, float threshold) {
   const float width = smaller(kept.third, other.third) - larger(kept.first, other.first);
   const float height = smaller(kept.fourth, other.fourth) - larger(kept.second, other.second);
@@ -106,5 +105,3 @@ GT_HOST_DEVICE void store_detection(const float* prediction, int32_t category, f
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTIONS_H_

@@ -1,6 +1,5 @@
 // Arguments of the CUDA kernels of decoding and suppression.
-#ifndef GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_
-#define GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_
+#pragma once
 
 #include "ops/detections/detections.h"
 
@@ -21,5 +20,3 @@ struct SuppressArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_DETECTIONS_LAUNCH_H_

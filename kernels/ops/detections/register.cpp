@@ -1,4 +1,5 @@
 // Decoding of a head's maps, and suppression of overlapping boxes; kernels/ops/detections/function.py has the contracts.
+#include "native/op.h"
 #include "ops/detections/call.h"
 
 namespace graph_train {
@@ -26,36 +27,8 @@ Maybe<void> infer_decoded(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_float(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
-  ctx->SetOutputDType("out", 0, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> split_maps(user_op::SbpContext* ctx) {
-  auto builder = ctx->NewBuilder();
-  for (const auto& [name, index] : ctx->inputs()) {
-    const user_op::OpArg argument{std::string(name), index};
-    if (name == "map") {
-      builder.Split(argument, 0);
-    } else {
-      builder.Broadcast(argument);
-    }
-  }
-  builder.Split(ctx->outputs(), 0).Build();
-  return Maybe<void>::Ok();
-}
-
 // INTEGERS: the stride of each level in px.
-REGISTER_NO_GRAD_USER_OP("graph_train_decode")
-    .Input("map")
-    .Input("anchors_cells")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_decoded)
-    .SetPhysicalTensorDescInferFn(infer_decoded)
-    .SetGetSbpFn(split_maps)
-    .SetDataTypeInferFn(infer_float);
+const Op decode_op("graph_train_decode", {"map", "anchors_cells"}, infer_decoded, split_images<kSplitOut>, all_float);
 
 Maybe<void> infer_detections(user_op::InferContext* ctx) {
   const Shape& predictions = ctx->InputShape("predictions", 0);
@@ -68,23 +41,14 @@ Maybe<void> infer_detections(user_op::InferContext* ctx) {
 }
 
 Maybe<void> infer_detection_types(user_op::InferContext* ctx) {
-  JUST(infer_float(ctx));
+  JUST(all_float(ctx));
   ctx->SetOutputDType("out", 1, DataType::kInt32);
   return Maybe<void>::Ok();
 }
 
 // FLOATS: confidence and IoU thresholds, shift of classes. INTEGERS: see call.h. OUT: detections, their number.
-REGISTER_NO_GRAD_USER_OP("graph_train_suppress")
-    .Input("predictions")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_detections)
-    .SetPhysicalTensorDescInferFn(infer_detections)
-    .SetGetSbpFn([](user_op::SbpContext* ctx) -> Maybe<void> {
-      ctx->NewBuilder().Split(ctx->inputs(), 0).Split(ctx->outputs(), 0).Build();
-      return Maybe<void>::Ok();
-    })
-    .SetDataTypeInferFn(infer_detection_types);
+const Op suppress_op("graph_train_suppress", {"predictions"}, infer_detections, split_first_axis,
+                     infer_detection_types);
 
 }  // namespace
 

@@ -9,9 +9,7 @@ namespace {
 
 cuda::Size elementwise_grid(int64_t count) { return cuda::blocks_for(count, kElementwiseThreads * kPerThread); }
 
-class AddNCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AddNCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     AddArgs args{};
     args.out = result_of<void>(ctx);
@@ -29,30 +27,23 @@ class AddNCudaKernel final : public user_op::OpKernel {
                    kElementwiseThreads, args);
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class CastCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class CastCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const CastArgs args{data_of<void>(ctx, "in"), result_of<void>(ctx), view_of(ctx, "in").elem_cnt()};
     if (args.count == 0) return;
     const std::string name = cuda::name_of(cuda::name_of("cast", type_of(ctx, "in")).c_str(), type_of(ctx, "out"));
     cuda::launch(cuda::queue_of(ctx), name, elementwise_grid(args.count), kElementwiseThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class OnesLikeCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class OnesLikeCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const FillArgs args{result_of<void>(ctx), view_of(ctx, "out").elem_cnt(), 1.0f};
     if (args.count == 0) return;
     cuda::launch(cuda::queue_of(ctx), "fill_f32", elementwise_grid(args.count), kElementwiseThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // "out" may be the memory of input 0: every number is read before it is written, by the same thread.

@@ -1,6 +1,5 @@
 // Arguments of the elementwise CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_
-#define GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -8,7 +7,7 @@ namespace graph_train {
 
 constexpr int kElementwiseThreads = 256;
 constexpr int kMostSummands = 8;
-// Numbers that one thread works on.
+// Numbers per thread.
 constexpr int kPerThread = 8;
 
 struct AddArgs {
@@ -31,5 +30,3 @@ struct FillArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_ELEMENTWISE_H_

@@ -6,9 +6,7 @@ namespace graph_train {
 
 namespace {
 
-class FlattenCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class FlattenCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto pieces = flat_pieces(ctx, "tensor");
@@ -16,7 +14,6 @@ class FlattenCudaKernel final : public user_op::OpKernel {
     const FlattenArgs args{cuda::device_table(queue, pieces), result_of(ctx)};
     cuda::launch(queue, "flatten", {static_cast<unsigned int>(pieces.size())}, kFlattenThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_flatten", FlattenCudaKernel, GT_IS_FLOAT("tensor"));

@@ -1,13 +1,12 @@
 // Several tensors as one row of numbers.
-#ifndef GRAPH_TRAIN_KERNELS_FLATTEN_H_
-#define GRAPH_TRAIN_KERNELS_FLATTEN_H_
+#pragma once
 
 #include "native/host_device.h"
 
 namespace graph_train {
 
 constexpr int kFlattenThreads = 256;
-constexpr int64_t kFlattenPiece = 4096;  // elements that a block or a turn of a thread works on
+constexpr int64_t kFlattenPiece = 4096;  // elements per block or per iteration of a thread
 
 // Some elements of one tensor.
 struct FlatPiece {
@@ -22,5 +21,3 @@ struct FlattenArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_FLATTEN_H_

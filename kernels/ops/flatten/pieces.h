@@ -1,6 +1,5 @@
-// The tensors of one input as pieces of a row; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_FLATTEN_PIECES_H_
-#define GRAPH_TRAIN_KERNELS_FLATTEN_PIECES_H_
+// The tensors of one input as pieces of a row; in host or device memory.
+#pragma once
 
 #include <string>
 #include <vector>
@@ -31,5 +30,3 @@ inline int64_t flat_size(const user_op::InferContext* ctx, const std::string& in
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_FLATTEN_PIECES_H_

@@ -7,9 +7,7 @@ namespace graph_train {
 
 namespace {
 
-class PixelsCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class PixelsCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "images");
     const PixelArgs args{data_of<void>(ctx, "images"), result_of<void>(ctx), shape.At(0), shape.Count(2)};
@@ -19,7 +17,6 @@ class PixelsCudaKernel final : public user_op::OpKernel {
     cuda::launch(cuda::queue_of(ctx), cuda::name_of(kernel, type_of(ctx, "out")),
                  cuda::blocks_for(threads, kPixelThreads), kPixelThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_pixels", PixelsCudaKernel, GT_IS_ACTIVATION("out"));

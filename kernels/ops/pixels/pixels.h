@@ -1,6 +1,5 @@
-// Arguments of the CUDA kernels that make activations of images.
-#ifndef GRAPH_TRAIN_KERNELS_PIXELS_H_
-#define GRAPH_TRAIN_KERNELS_PIXELS_H_
+// Arguments of the CUDA kernels that convert images to activations.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -18,5 +17,3 @@ struct PixelArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_PIXELS_H_

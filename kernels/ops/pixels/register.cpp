@@ -1,7 +1,6 @@
 // Images as the first activation; kernels/ops/pixels/function.py has the contract.
 #include "native/activation_type.h"
-#include "native/attributes.h"
-#include "native/sbp.h"
+#include "native/op.h"
 
 namespace graph_train {
 
@@ -26,14 +25,7 @@ Maybe<void> infer_type(user_op::InferContext* ctx) {
 }
 
 // INTEGERS: the type of activations.
-REGISTER_NO_GRAD_USER_OP("graph_train_pixels")
-    .Input("images")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape)
-    .SetPhysicalTensorDescInferFn(infer_shape)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_type);
+const Op pixels_op("graph_train_pixels", {"images"}, infer_shape, split_images<kSplitOut>, infer_type);
 
 }  // namespace
 

@@ -17,9 +17,7 @@ void launch(user_op::KernelComputeContext* ctx, const char* kernel, int64_t pixe
 }
 
 template<bool kGradient>
-class UpsampleCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UpsampleCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& small = view_of(ctx, kGradient ? "out" : "in");
     const UpsampleArgs args{
@@ -27,7 +25,6 @@ class UpsampleCudaKernel final : public user_op::OpKernel {
         integers_of(ctx).at(0)};
     launch(ctx, kGradient ? "upsample_grad" : "upsample", args.rows * args.columns, args.channels, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 PoolArgs pool_args(user_op::KernelComputeContext* ctx, const oneflow::ShapeView& x, const oneflow::ShapeView& y) {
@@ -37,9 +34,7 @@ PoolArgs pool_args(user_op::KernelComputeContext* ctx, const oneflow::ShapeView&
   return args;
 }
 
-class MaxPoolCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class MaxPoolCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     PoolArgs args = pool_args(ctx, view_of(ctx, "x"), view_of(ctx, "out"));
     args.in = data_of<void>(ctx, "x");
@@ -47,12 +42,9 @@ class MaxPoolCudaKernel final : public user_op::OpKernel {
     args.where = result_of<int32_t>(ctx, "out", 1);
     launch(ctx, "max_pool", args.shape.batch * args.shape.out_rows * args.shape.out_columns, args.shape.channels, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class MaxPoolGradCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class MaxPoolGradCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     PoolArgs args = pool_args(ctx, view_of(ctx, "out"), view_of(ctx, "dy"));
     args.in = data_of<void>(ctx, "dy");
@@ -60,7 +52,6 @@ class MaxPoolGradCudaKernel final : public user_op::OpKernel {
     args.where = const_cast<int32_t*>(data_of<int32_t>(ctx, "where"));
     launch(ctx, "max_pool_grad", args.shape.batch * args.shape.rows * args.shape.columns, args.shape.channels, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_upsample", UpsampleCudaKernel<false>, GT_IS_ACTIVATION("in"));

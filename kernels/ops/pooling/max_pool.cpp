@@ -73,9 +73,7 @@ void pool_row(const PoolShape& s, const T* x, int64_t out_row, float* best, int3
 }
 
 template<typename T>
-class OwnMaxPoolKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class OwnMaxPoolKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const PoolShape s = shape_of(integers_of(ctx), view_of(ctx, "x"), view_of(ctx, "out"));
     const T* x = data_of<T>(ctx, "x");
@@ -95,7 +93,6 @@ class OwnMaxPoolKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Channels [first, last) of one image: each window gives its gradient to the tap that won, from the first window to the
@@ -123,9 +120,7 @@ void scatter(const PoolShape& s, const T* dy, const int32_t* where, int64_t firs
 constexpr int64_t kChannelsOfThread = 64;
 
 template<typename T>
-class OwnMaxPoolGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class OwnMaxPoolGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const PoolShape s = shape_of(integers_of(ctx), view_of(ctx, "out"), view_of(ctx, "dy"));
     const T* dy = data_of<T>(ctx, "dy");
@@ -152,7 +147,6 @@ class OwnMaxPoolGradKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_ACTIVATION_KERNEL("graph_train_max_pool", OwnMaxPoolKernel, GT_ALWAYS);

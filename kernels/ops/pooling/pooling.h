@@ -1,6 +1,5 @@
 // Shapes of pooling and upsampling of (B, H, W, C) activations, and arguments of the CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_POOLING_H_
-#define GRAPH_TRAIN_KERNELS_POOLING_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -30,9 +29,7 @@ struct PoolArgs {
 struct UpsampleArgs {
   const void* in;
   void* out;
-  int64_t rows, columns, channels, factor;  // of the small one
+  int64_t rows, columns, channels, factor;  // of the smaller activation
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_POOLING_H_

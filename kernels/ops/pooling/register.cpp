@@ -1,6 +1,5 @@
 // Upsampling and max pooling of (B, H, W, C) activations; kernels/ops/pooling/function.py has the contract.
-#include "native/attributes.h"
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/pooling/pooling.h"
 
 namespace graph_train {
@@ -50,41 +49,15 @@ Maybe<void> infer_pooled_grad(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-REGISTER_NO_GRAD_USER_OP("graph_train_upsample")
-    .Input("in")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_upsampled<false>)
-    .SetPhysicalTensorDescInferFn(infer_upsampled<false>)
-    .SetGetSbpFn(split_images_or_channels)
-    .SetDataTypeInferFn(like<kType>("in"));
-REGISTER_NO_GRAD_USER_OP("graph_train_upsample_grad")
-    .Input("in")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_upsampled<true>)
-    .SetPhysicalTensorDescInferFn(infer_upsampled<true>)
-    .SetGetSbpFn(split_images_or_channels)
-    .SetDataTypeInferFn(like<kType>("in"));
+const Op upsample_op("graph_train_upsample", {"in"}, infer_upsampled<false>, split_images_or_channels,
+                     like<kType>("in"));
+const Op upsample_grad_op("graph_train_upsample_grad", {"in"}, infer_upsampled<true>, split_images_or_channels,
+                          like<kType>("in"));
 // INTEGERS: kernel, stride, padding. OUT: y; which tap of its window each value came from (row * kernel + column).
-REGISTER_NO_GRAD_USER_OP("graph_train_max_pool")
-    .Input("x")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_pooled)
-    .SetPhysicalTensorDescInferFn(infer_pooled)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(infer_pooled_types);
+const Op max_pool_op("graph_train_max_pool", {"x"}, infer_pooled, split_images<kSplitOut>, infer_pooled_types);
 // INTEGERS: kernel, stride, padding, height and width of x. OUT: dx.
-REGISTER_NO_GRAD_USER_OP("graph_train_max_pool_grad")
-    .Input("dy")
-    .Input("where")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_pooled_grad)
-    .SetPhysicalTensorDescInferFn(infer_pooled_grad)
-    .SetGetSbpFn(split_images<kSplitOut>)
-    .SetDataTypeInferFn(like<kType>("dy"));
+const Op max_pool_grad_op("graph_train_max_pool_grad", {"dy", "where"}, infer_pooled_grad, split_images<kSplitOut>,
+                          like<kType>("dy"));
 
 }  // namespace
 

@@ -1,6 +1,5 @@
-// What the op kernels that rearrange pixels read from their context; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_REARRANGE_CALL_H_
-#define GRAPH_TRAIN_KERNELS_REARRANGE_CALL_H_
+// Arguments of the op kernels of space-to-depth and padding, read from their context; in host or device memory.
+#pragma once
 
 #include "native/attributes.h"
 #include "ops/rearrange/rearrange.h"
@@ -23,5 +22,3 @@ inline PadArgs pad_args(user_op::KernelComputeContext* ctx, bool pad) {
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_REARRANGE_CALL_H_

@@ -15,23 +15,17 @@ void launch(user_op::KernelComputeContext* ctx, const char* kernel, const Args& 
 }
 
 template<bool to_depth>
-class DepthCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DepthCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     launch(ctx, to_depth ? "space_to_depth" : "depth_to_space", depth_args(ctx, to_depth));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<bool pad>
-class BorderCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BorderCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     launch(ctx, pad ? "zero_pad" : "crop", pad_args(ctx, pad));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_space_to_depth", DepthCudaKernel<true>, GT_IS_ACTIVATION("x"));

@@ -1,7 +1,6 @@
-// Where the numbers of (B, H, W, C) activations come from when pixels become channels, and when a border of zeros is put
-// around them; shared by the CPU's and the CUDA kernels, with arguments of the latter.
-#ifndef GRAPH_TRAIN_KERNELS_REARRANGE_H_
-#define GRAPH_TRAIN_KERNELS_REARRANGE_H_
+// Source indices of space-to-depth and zero padding of (B, H, W, C) activations, shared by CPU and CUDA kernels, and
+// arguments of the CUDA kernels.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -9,11 +8,11 @@ namespace graph_train {
 
 constexpr int kRearrangeThreads = 256;
 
-// Of the activation that has four times the channels; its rows are those of all images together.
+// Of the activation with four times the channels; its rows are those of all images together.
 struct DepthArgs {
   const void* in;
   void* out;
-  int64_t rows, columns, channels;  // channels of the other one
+  int64_t rows, columns, channels;  // channels of the other activation
 };
 
 // A pixel of the deep activation holds a patch of 2 x 2: the left column from top to bottom, then the right one.
@@ -21,7 +20,7 @@ GT_HOST_DEVICE int64_t pixel_of_patch(const DepthArgs& args, int64_t row, int64_
   return (2 * row + corner % 2) * 2 * args.columns + 2 * column + corner / 2;
 }
 
-// `large` is what has the border.
+// `large` is the activation with the border.
 struct PadArgs {
   const void* in;
   void* out;
@@ -30,5 +29,3 @@ struct PadArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_REARRANGE_H_

@@ -1,5 +1,5 @@
 // Pixels as channels, and borders of zeros; kernels/ops/rearrange/function.py has the contracts.
-#include "native/sbp.h"
+#include "native/op.h"
 #include "ops/rearrange/call.h"
 
 namespace graph_train {
@@ -35,21 +35,13 @@ Maybe<void> infer_border(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-#define GT_REARRANGING_OP(name, infer)      \
-  REGISTER_NO_GRAD_USER_OP(name)            \
-      .Input("x")                           \
-      .Output("out")                        \
-      .GT_ATTRIBUTES()                      \
-      .SetLogicalTensorDescInferFn(infer)   \
-      .SetPhysicalTensorDescInferFn(infer)  \
-      .SetGetSbpFn(split_images<kSplitOut>) \
-      .SetDataTypeInferFn(like<kType>("x"))
-
-GT_REARRANGING_OP("graph_train_space_to_depth", infer_depth<true>);
-GT_REARRANGING_OP("graph_train_depth_to_space", infer_depth<false>);
+const Op space_to_depth_op("graph_train_space_to_depth", {"x"}, infer_depth<true>, split_images<kSplitOut>,
+                           like<kType>("x"));
+const Op depth_to_space_op("graph_train_depth_to_space", {"x"}, infer_depth<false>, split_images<kSplitOut>,
+                           like<kType>("x"));
 // INTEGERS of both: pixels left, right, at the top, at the bottom.
-GT_REARRANGING_OP("graph_train_zero_pad", infer_border<1>);
-GT_REARRANGING_OP("graph_train_crop", infer_border<-1>);
+const Op zero_pad_op("graph_train_zero_pad", {"x"}, infer_border<1>, split_images<kSplitOut>, like<kType>("x"));
+const Op crop_op("graph_train_crop", {"x"}, infer_border<-1>, split_images<kSplitOut>, like<kType>("x"));
 
 }  // namespace
 

@@ -15,9 +15,7 @@ size_t infer_scratch(user_op::InferContext* ctx) {
   return sizeof(double) * std::max<int64_t>(1, pieces);
 }
 
-class UpdateCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UpdateCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto pieces = cut_into_pieces(ctx, kUpdatePiece);

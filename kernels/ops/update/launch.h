@@ -1,13 +1,12 @@
 // Arguments of the CUDA kernel of the update.
-#ifndef GRAPH_TRAIN_KERNELS_UPDATE_LAUNCH_H_
-#define GRAPH_TRAIN_KERNELS_UPDATE_LAUNCH_H_
+#pragma once
 
 #include "ops/update/update.h"
 
 namespace graph_train {
 
 constexpr int kUpdateThreads = 256;
-// Elements that a block works on at once: of a small network each multiprocessor should get some.
+// Elements that a block processes at once; small enough to use all multiprocessors with a small network.
 constexpr int64_t kUpdatePiece = 4096;
 
 struct UpdateArgs {
@@ -22,5 +21,3 @@ struct UpdateArgs {
 };
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_UPDATE_LAUNCH_H_

@@ -1,6 +1,5 @@
-// All parameters and what belongs to them, cut into pieces; memory may be the host's or a device's.
-#ifndef GRAPH_TRAIN_KERNELS_UPDATE_PIECES_H_
-#define GRAPH_TRAIN_KERNELS_UPDATE_PIECES_H_
+// All parameters with gradients, moments and averages, cut into pieces; in host or device memory.
+#pragma once
 
 #include <vector>
 
@@ -15,7 +14,7 @@ inline float* state_of(user_op::KernelComputeContext* ctx, const char* name, int
 
 inline Rule rule_of(user_op::KernelComputeContext* ctx) { return static_cast<Rule>(integers_of(ctx).at(0)); }
 
-// Pieces of at most so many elements. Sums and moments of all parameters are flat tensors, the gradient may be.
+// Pieces of at most `most` elements. Sums and moments of all parameters are flat tensors; the gradient may be one.
 inline std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, int64_t most) {
   std::vector<Piece> pieces;
   const auto& floats = floats_of(ctx);  // the clipping norm, then the group of each parameter
@@ -43,5 +42,3 @@ inline std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, in
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_UPDATE_PIECES_H_

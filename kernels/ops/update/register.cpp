@@ -1,5 +1,5 @@
 // The update of all parameters; kernels/ops/update/function.py has the contract.
-#include "native/attributes.h"
+#include "native/op.h"
 #include "ops/update/update.h"
 
 namespace graph_train {
@@ -54,51 +54,16 @@ Maybe<void> infer_shape(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_dtype(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->inputs()) CHECK_EQ_OR_RETURN(ctx->InputDType(name, index), DataType::kFloat);
-  ctx->SetOutputDType("out", 0, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> mark_sgd_state(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
-  return mark_mutable(modifier, conf, {"parameter", "gradient_sum", "first_moment", "ema"});
-}
-
-Maybe<void> mark_adam_state(const user_op::GetInputArgModifier& modifier, const user_op::UserOpConfWrapper& conf) {
-  return mark_mutable(modifier, conf, {"parameter", "gradient_sum", "first_moment", "ema", "second_moment"});
-}
-
 // The state is whole on every device; partial gradients are summed before they come here.
-REGISTER_NO_GRAD_USER_OP("graph_train_update_sgd")
-    .Input("parameter")
-    .Input("gradient_sum")
-    .Input("first_moment")
-    .Input("ema")
-    .Input("gradient")
-    .Input("hyper")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape<false>)
-    .SetPhysicalTensorDescInferFn(infer_shape<false>)
-    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
-    .SetInputArgModifyFn(mark_sgd_state)
-    .SetDataTypeInferFn(infer_dtype);
+const Op update_sgd_op("graph_train_update_sgd",
+                       {"parameter", "gradient_sum", "first_moment", "ema", "gradient", "hyper"}, infer_shape<false>,
+                       user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, all_float,
+                       {"parameter", "gradient_sum", "first_moment", "ema"});
 
-REGISTER_NO_GRAD_USER_OP("graph_train_update_adam")
-    .Input("parameter")
-    .Input("gradient_sum")
-    .Input("first_moment")
-    .Input("ema")
-    .Input("second_moment")
-    .Input("gradient")
-    .Input("hyper")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shape<true>)
-    .SetPhysicalTensorDescInferFn(infer_shape<true>)
-    .SetGetSbpFn(user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast)
-    .SetInputArgModifyFn(mark_adam_state)
-    .SetDataTypeInferFn(infer_dtype);
+const Op update_adam_op("graph_train_update_adam",
+                        {"parameter", "gradient_sum", "first_moment", "ema", "second_moment", "gradient", "hyper"},
+                        infer_shape<true>, user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, all_float,
+                        {"parameter", "gradient_sum", "first_moment", "ema", "second_moment"});
 
 }  // namespace
 

@@ -1,8 +1,7 @@
 // Arithmetic of one optimizer step: shared by the CPU and the CUDA kernels. Reference: function.py.
 //
-// Compile what includes this without contraction of products and sums: the composed reference rounds each of them.
-#ifndef GRAPH_TRAIN_KERNELS_UPDATE_H_
-#define GRAPH_TRAIN_KERNELS_UPDATE_H_
+// Files that include this must be compiled without fused multiply-add: the composed reference rounds each of them.
+#pragma once
 
 #include "native/host_device.h"
 
@@ -31,7 +30,7 @@ enum Hyper {
 
 constexpr int64_t kPiece = 16384;  // elements that one partial sum of the norm covers
 
-// A piece of one parameter and of all that belongs to it.
+// A piece of one parameter with its gradient, moments and average.
 struct Piece {
   float* parameter;
   float* gradient_sum;
@@ -111,5 +110,3 @@ GT_HOST_DEVICE void adam_element(const GroupStep& step, bool decoupled_decay, fl
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_UPDATE_H_

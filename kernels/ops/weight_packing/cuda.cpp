@@ -10,9 +10,7 @@ namespace graph_train {
 namespace {
 
 template<bool kPack>
-class PackCudaKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class PackCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     std::vector<PackedWeight> weights;
     int64_t blocks = 0;
@@ -31,7 +29,6 @@ class PackCudaKernel final : public user_op::OpKernel {
                                      : cuda::name_of("unpack_weights", type_of(ctx, "gradient"));
     cuda::launch(queue, kernel, {static_cast<unsigned int>(blocks)}, kPackThreads, args);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CUDA_KERNEL("graph_train_pack_weights", PackCudaKernel<true>, GT_IS_ACTIVATION("out"));

@@ -1,6 +1,6 @@
 // Convolution weights in the order and type of activations; kernels/ops/weight_packing/function.py has the contract.
 #include "native/activation_type.h"
-#include "native/attributes.h"
+#include "native/op.h"
 
 namespace graph_train {
 
@@ -28,39 +28,12 @@ Maybe<void> infer_packed_types(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-Maybe<void> infer_float(user_op::InferContext* ctx) {
-  for (const auto& [name, index] : ctx->outputs()) ctx->SetOutputDType(name, index, DataType::kFloat);
-  return Maybe<void>::Ok();
-}
-
-Maybe<void> keep_whole(user_op::SbpContext* ctx) {
-  ctx->NewBuilder().Broadcast(ctx->inputs()).Broadcast(ctx->outputs()).Build();
-  return Maybe<void>::Ok();
-}
-
-// Gradients are sums over images, of which each rank may have its own share.
-Maybe<void> keep_whole_or_partial(user_op::SbpContext* ctx) {
-  ctx->NewBuilder().PartialSum(ctx->inputs()).PartialSum(ctx->outputs()).Build();
-  return keep_whole(ctx);
-}
-
 // INTEGERS: the type of activations.
-REGISTER_NO_GRAD_USER_OP("graph_train_pack_weights")
-    .Input("weight")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shapes<true>)
-    .SetPhysicalTensorDescInferFn(infer_shapes<true>)
-    .SetGetSbpFn(keep_whole)
-    .SetDataTypeInferFn(infer_packed_types);
-REGISTER_NO_GRAD_USER_OP("graph_train_unpack_weights")
-    .Input("gradient")
-    .Output("out")
-    .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shapes<false>)
-    .SetPhysicalTensorDescInferFn(infer_shapes<false>)
-    .SetGetSbpFn(keep_whole_or_partial)
-    .SetDataTypeInferFn(infer_float);
+const Op pack_weights_op("graph_train_pack_weights", {"weight"}, infer_shapes<true>,
+                         user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, infer_packed_types);
+// Gradients are sums over images, which may be partial on each rank.
+const Op unpack_weights_op("graph_train_unpack_weights", {"gradient"}, infer_shapes<false>, keep_partial_sums,
+                           float_outputs);
 
 }  // namespace
 

@@ -1,6 +1,5 @@
 // Weights (O, I, taps) float <-> (O, taps, I) in the type of activations: the table of the CUDA kernels.
-#ifndef GRAPH_TRAIN_KERNELS_WEIGHT_PACKING_H_
-#define GRAPH_TRAIN_KERNELS_WEIGHT_PACKING_H_
+#pragma once
 
 #include "native/host_device.h"
 
@@ -28,11 +27,9 @@ GT_HOST_DEVICE int64_t unpacked_place(int64_t index, int64_t inputs, int64_t tap
   return (output * inputs + index - row * inputs) * taps + row - output * taps;
 }
 
-// Place in (O, taps, I) of number `index` of (O, I, taps): the same with the axes' parts exchanged.
+// Place in (O, taps, I) of number `index` of (O, I, taps): the same with the axes exchanged.
 GT_HOST_DEVICE int64_t packed_place(int64_t index, int64_t inputs, int64_t taps) {
   return unpacked_place(index, taps, inputs);
 }
 
 }  // namespace graph_train
-
-#endif  // GRAPH_TRAIN_KERNELS_WEIGHT_PACKING_H_
