@@ -52,6 +52,16 @@ def test_ci_runs_documented_commands() -> None:
     assert ".ci/run" in [step.get("run") for step in steps]
 
 
+def test_metadata_has_urls_classifiers_and_readme() -> None:
+    installed = metadata("graph-train")
+    urls = PROJECT["project"]["urls"]
+    assert installed.get_all("Project-URL") == [f"{label}, {url}" for label, url in urls.items()]
+    # PyPI rejects longer labels.
+    assert urls and all(url.startswith("https://") and len(label) <= 32 for label, url in urls.items())
+    assert installed.get_all("Classifier") == PROJECT["project"]["classifiers"]
+    assert installed.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+
+
 def test_versions_agree_and_requirements_are_locked() -> None:
     version = PROJECT["project"]["version"]
     assert (
