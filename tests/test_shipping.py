@@ -26,10 +26,14 @@ def test_dockerfile_sources_exist() -> None:
     assert {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]} <= {*copied}
     extras = re.findall(r"--extra (\w+)", text)
     assert {*extras} <= {*PROJECT["project"]["optional-dependencies"]}
-    args = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["train"]["build"]["args"]
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["train"]
+    args = service["build"]["args"]
     stages = {*re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)}
     assert args.keys() == {"DEVICE"}
     assert {*re.findall(r"DEVICE=(\w+)", text)} <= stages == {"cpu", "cuda"}
+    # A new volume begins with a copy of what the image has at its place: several GB of downloaded packages otherwise.
+    assert "cache:/root/.cache" in service["volumes"]
+    assert re.findall(r"(?:pip install|uv sync) (\S+)", text) == ["--no-cache-dir", "--no-cache"]
 
 
 def test_kubernetes_example_is_consistent() -> None:
