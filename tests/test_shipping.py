@@ -63,7 +63,7 @@ def test_metadata_has_urls_classifiers_and_readme() -> None:
     # PyPI rejects longer labels.
     assert urls and all(url.startswith("https://") and len(label) <= 32 for label, url in urls.items())
     assert installed.get_all("Classifier") == PROJECT["project"]["classifiers"]
-    assert installed.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    assert str(installed.json["description"]).strip() == (ROOT / "README.md").read_text().strip()
 
 
 def test_versions_agree_and_requirements_are_locked() -> None:
