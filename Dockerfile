@@ -3,11 +3,13 @@
 #
 #   docker build -t graph-train .                                    # CPU
 #   docker build -t graph-train:cuda --build-arg DEVICE=cuda .       # run with --gpus all
-#   docker run --rm --shm-size 2g -v "$PWD:/work" graph-train graph-train --data shapes --cfg yolov5n.yaml --imgsz 160
+#   docker run --rm --shm-size 2g -v graph-train-cache:/root/.cache -v "$PWD:/work" graph-train \
+#       graph-train --data shapes --cfg yolov5n.yaml --imgsz 160
 ARG DEVICE=cpu
 
 FROM python:3.10-slim-bookworm AS cpu
-# g++ compiles the CPU kernels at the first run; mount a volume at /root/.cache to keep them.
+# g++ compiles the CPU kernels at the first run; a volume at /root/.cache keeps them. Docker copies what the image has
+# there into a new volume, so pip and uv must leave nothing.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/* \
@@ -20,7 +22,7 @@ COPY pipelines pipelines
 COPY graph_train graph_train
 COPY benchmarks benchmarks
 # Containers are new each time: what Python compiles at a start would be lost.
-RUN uv sync --no-dev --extra onnx --extra video --compile-bytecode \
+RUN uv sync --no-cache --no-dev --extra onnx --extra video --compile-bytecode \
     && .venv/bin/python -m compileall -q kernels models pipelines graph_train benchmarks
 ENV PATH=/opt/graph-train/.venv/bin:$PATH
 WORKDIR /work

@@ -26,10 +26,14 @@ def test_dockerfile_sources_exist() -> None:
     assert {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]} <= {*copied}
     extras = re.findall(r"--extra (\w+)", text)
     assert {*extras} <= {*PROJECT["project"]["optional-dependencies"]}
-    args = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["train"]["build"]["args"]
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["train"]
+    args = service["build"]["args"]
     stages = {*re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)}
     assert args.keys() == {"DEVICE"}
     assert {*re.findall(r"DEVICE=(\w+)", text)} <= stages == {"cpu", "cuda"}
+    # A new volume begins with a copy of what the image has at its place: several GB of downloaded packages otherwise.
+    assert "cache:/root/.cache" in service["volumes"]
+    assert re.findall(r"(?:pip install|uv sync) (\S+)", text) == ["--no-cache-dir", "--no-cache"]
 
 
 def test_kubernetes_example_is_consistent() -> None:
@@ -50,6 +54,16 @@ def test_kubernetes_example_is_consistent() -> None:
 def test_ci_runs_documented_commands() -> None:
     steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
     assert ".ci/run" in [step.get("run") for step in steps]
+
+
+def test_metadata_has_urls_classifiers_and_readme() -> None:
+    installed = metadata("graph-train")
+    urls = PROJECT["project"]["urls"]
+    assert installed.get_all("Project-URL") == [f"{label}, {url}" for label, url in urls.items()]
+    # PyPI rejects longer labels.
+    assert urls and all(url.startswith("https://") and len(label) <= 32 for label, url in urls.items())
+    assert installed.get_all("Classifier") == PROJECT["project"]["classifiers"]
+    assert str(installed.json["description"]).strip() == (ROOT / "README.md").read_text().strip()
 
 
 def test_versions_agree_and_requirements_are_locked() -> None:

@@ -7,9 +7,11 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import tomli
 
 from kernels.build import nvrtc, plugin_build
 from kernels.build.cuda_build import archive_name
@@ -50,6 +52,10 @@ def test_wheel_contains_all_data_files(tmp_path: Path) -> None:
     assert len(data) > 40
     assert [str(path.relative_to(ROOT)) for path in data if str(path.relative_to(ROOT)) not in packed] == []
     assert not any(name.startswith("tests/") for name in packed)
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (name,) = (name for name in packed if name.endswith(".dist-info/METADATA"))
+    described = Parser().parsestr(zipfile.ZipFile(wheel).read(name).decode())
+    assert described.get_all("Project-URL") == [f"{label}, {url}" for label, url in project["urls"].items()]
 
 
 def test_source_archive_contains_every_tracked_file(tmp_path: Path) -> None:

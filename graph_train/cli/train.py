@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command
 from graph_train.ranks import team
-from graph_train.settings.train_options import given_flags, options_from_flags
+from graph_train.settings.train_options import given_flags, options_from_flags, require_network
 from kernels.host.process_settings import configure_process
 
 
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if team.current().info.alone:
             # Report invalid settings now rather than after loading OneFlow.
             options = options_from_flags(**flags)
+            require_network(options)
             if options.model.weights:
                 located_weights(options.model.weights, allow_download=options.data.allow_download)
         from graph_train.launch.train import train

@@ -25,7 +25,7 @@ from graph_train.ranks.launcher import RankInfo
 from graph_train.report import ReportHooks
 from graph_train.runs.run_folder import ResumePoint, RunFolder, new_run_folder, point_to_resume, save_settings
 from graph_train.settings.hyperparameters import load_hyperparameters
-from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags
+from graph_train.settings.train_options import AUTO_BATCH, TrainOptions, options_from_flags, require_network
 from graph_train.training.assembly import TrainingRun, assemble
 from graph_train.training.auto_batch import with_batch_size
 from graph_train.training.setup import run_device
@@ -107,6 +107,7 @@ def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
     if flags.get("resume") == "":
         raise ValueError("--resume '': empty; give a run folder or a checkpoint, or use --resume without a value")
     options = options_from_flags(**flags)
+    require_network(options)
     given, local_rank = options.engine.local_rank, rank.local_rank
     if given >= 0 and (rank.alone or given != local_rank):
         reason = "no launcher is in use" if rank.alone else f"the launcher set {local_rank}"

@@ -217,6 +217,16 @@ def options_from_flags(**flags: Any) -> TrainOptions:
     return options
 
 
+def require_network(options: TrainOptions) -> None:
+    """Reject a new run without a network.
+
+    Raises:
+        ValueError: there is neither `--cfg` nor `--weights`.
+    """
+    if not (options.model.cfg or options.model.weights or options.run.resume):
+        raise ValueError("no network given: use --cfg, such as yolov5s.yaml, or --weights of a trained network")
+
+
 def _check(options: TrainOptions) -> None:
     """Reject invalid values."""
     for branch in options.branches:

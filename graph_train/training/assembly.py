@@ -157,9 +157,7 @@ def _model_spec(
     # A resumed run uses the network in its checkpoint: the yaml may have changed or be gone.
     cfg = config if resumed else options.model.cfg or config
     if not cfg:
-        if options.model.weights:
-            raise ValueError(f"{options.model.weights}: has no network configuration; add --cfg, such as yolov5s.yaml")
-        raise ValueError("no network given: use --cfg, such as yolov5s.yaml, or --weights of a trained network")
+        raise ValueError(f"{options.model.weights}: has no network configuration; add --cfg, such as yolov5s.yaml")
     source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
     return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
 

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from kernels.host.paths import printable
-from pipelines.data.video import frame_rate, require_opencv
+from pipelines.data.video import frame_count, frame_rate, require_opencv
 
 STREAM_PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
 """URL schemes supported by FFmpeg, with their default ports."""
 TIMEOUT_SECONDS = 10.0
 """Time limit for opening a stream, and for its next frame."""
+_PULLED = ("http://", "https://")
+"""Schemes whose servers send as fast as the client reads."""
 _TICK_SECONDS = 0.2
 """Interval at which a waiting reader checks for a stop request."""
 
@@ -31,7 +33,8 @@ def shown_address(address: str) -> str:
 
 class LiveVideo:
     """An open camera or stream. A background thread reads it and keeps only the newest frame, so that a slow consumer
-    skips frames instead of lagging behind.
+    skips frames instead of lagging behind. Of a recording (a playlist with an end), which is sent as fast as it is
+    read, no frame is skipped.
 
     Attributes:
         size: width and height in px.
@@ -58,7 +61,8 @@ class LiveVideo:
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
         self.ended, self.stalled = "", False
-        self._number, self._newest = 1, first
+        self._is_recording = address.lower().startswith(_PULLED) and frame_count(self._capture) > 0
+        self._number, self._wanted, self._newest = 1, 1, first
         self._news, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._read, name="graph-train-live", daemon=True)
         self._thread.start()
@@ -70,20 +74,25 @@ class LiveVideo:
             every: minimum distance between yielded frames.
             stopped: polled while waiting; a true result ends the frames.
         """
-        wanted = 1
         while not stopped():
             with self._news:
-                self._news.wait_for(lambda: self._number >= wanted or self.ended, _TICK_SECONDS)  # noqa: B023
+                self._news.wait_for(lambda: self._number >= self._wanted or self.ended, _TICK_SECONDS)
                 number, frame = self._number, self._newest
-                ended = bool(self.ended)
-            if number >= wanted:
-                wanted = number + every
+                is_new, ended = number >= self._wanted, bool(self.ended)
+                if is_new:
+                    self._wanted = number + every
+                    self._news.notify_all()
+            if is_new:
                 yield number, np.ascontiguousarray(frame[..., ::-1])
             elif ended:
                 return
 
     def _read(self) -> None:
         while not self._closing:
+            with self._news:
+                if self._is_recording and self._number >= self._wanted:
+                    self._news.wait(_TICK_SECONDS)
+                    continue
             started = time.monotonic()
             there, frame = self._capture.read()
             if not there:

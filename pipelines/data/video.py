@@ -38,6 +38,13 @@ def frame_rate(capture: Any) -> float:
     return rate if 0 < rate < 1000 else _USUAL_RATE
 
 
+def frame_count(capture: Any) -> int:
+    """Return the number of frames of an open `cv2.VideoCapture`; 0 if it is unknown."""
+    import cv2
+
+    return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+
+
 class Video:
     """A video file opened for reading.
 
@@ -66,7 +73,7 @@ class Video:
         self._first: Any = first
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
-        self.frames = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        self.frames = frame_count(self._capture)
 
     def read(self, every: int = 1) -> Iterator[np.ndarray]:
         """Yield every n-th frame, (h, w, 3) uint8 RGB; can be iterated only once."""
@@ -133,6 +140,6 @@ def _frames_in(path: Path) -> int:
 
     capture = cv2.VideoCapture(str(path))
     try:
-        return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if capture.isOpened() else 0
+        return frame_count(capture) if capture.isOpened() else 0
     finally:
         capture.release()

@@ -177,15 +177,25 @@ def test_unknown_block_is_rejected_by_name(tmp_path: Path) -> None:
     assert "Conv" in done.stderr.replace("Konv", "")
 
 
-@pytest.mark.parametrize("flags", [("--epochs", "0"), ("--rect", "--quad"), ("--entity", "me")])
-def test_invalid_values_are_rejected_before_oneflow_is_imported(flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epochs", "0"], "--epochs 0"),
+        (["--rect", "--quad"], "--rect"),
+        (["--entity", "me"], "--entity"),
+        (["--data", "shapes"], "no network given: use --cfg"),
+        (["--evolve", "2"], "no network given: use --cfg"),
+    ],
+)
+def test_invalid_values_are_rejected_before_oneflow_is_imported(flags: list[str], message: str, tmp_path: Path) -> None:
     code = (
-        f"import sys; from graph_train.cli.train import main\nassert main({list(flags)}) == 2\n"
+        f"import sys; from graph_train.cli.train import main\nassert main({flags}) == 2\n"
         "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"graph-train: {flags[0]}")
+    assert done.stderr.startswith(f"graph-train: {message}")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_real_photos(bccd: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.data import live
 from pipelines.data.live import LiveVideo, shown_address
+from pipelines.data.video import VideoFile
 from tests.distributed.jobs import free_port
 from tests.rtsp_server import rtsp_server
 from tests.served import WebServer, jpeg_of, web_server
@@ -46,6 +47,27 @@ def test_rtsp_camera_frames(camera: WebServer) -> None:
     hang_up = threading.Event()
     with rtsp_server(camera.camera, hang_up) as address:
         read_five_frames(f"{address}/live", hang_up.set)
+
+
+def test_recording_is_read_without_gaps(camera: WebServer, tmp_path: Path) -> None:
+    """The frames of a playlist with an end arrive as fast as they are read, so none may be skipped."""
+    clip = VideoFile(tmp_path / "part.ts", (96, 64), 10.0)
+    for number in range(20):
+        clip.add(np.full((64, 96, 3), 10 * number, np.uint8))
+    clip.close()
+    playlist = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\npart.ts\n#EXT-X-ENDLIST\n"
+    camera.files["/clip.m3u8"] = ("application/vnd.apple.mpegurl", playlist.encode())
+    camera.files["/part.ts"] = ("video/mp2t", (tmp_path / "part.ts").read_bytes())
+    for every in (1, 3):
+        video = LiveVideo(f"{camera.address}/clip.m3u8")
+        seen = []
+        for number, frame in video.frames(every):
+            time.sleep(0.05)  # a slow consumer
+            assert float(frame.mean()) == pytest.approx(10 * (number - 1), abs=4)
+            seen.append(number)
+        video.close()
+        assert seen == list(range(1, 21, every))
+        assert (video.ended, video.stalled) == ("ended after frame 20", False)
 
 
 def test_only_newest_frame_is_kept(camera: WebServer) -> None:
