@@ -1,4 +1,4 @@
-// Convolution weights in the order and type of activations; kernels/ops/weight_packing/function.py has the contract.
+// Weights of convolutions and linear layers in the order and type of activations; kernels/ops/weight_packing/function.py has the contract.
 #include "native/activation_type.h"
 #include "native/attributes.h"
 
@@ -8,15 +8,30 @@ namespace {
 
 using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
-// (O, I, KH, KW) -> (O, KH, KW, I) or back.
-template<bool kPack>
-Maybe<void> infer_shapes(user_op::InferContext* ctx) {
+// (O, I, KH, KW) -> (O, KH, KW, I), (O, I) -> (O, 1, 1, I).
+Maybe<void> infer_packed_shapes(user_op::InferContext* ctx) {
+  for (const auto& [name, index] : ctx->inputs()) {
+    const Shape& in = ctx->InputShape(name, index);
+    CHECK_OR_RETURN(in.NumAxes() == 4 || in.NumAxes() == 2);
+    const bool linear = in.NumAxes() == 2;
+    ctx->SetOutputShape("out", index, Shape({in.At(0), linear ? 1 : in.At(2), linear ? 1 : in.At(3), in.At(1)}));
+  }
+  return Maybe<void>::Ok();
+}
+
+// The reverse.
+Maybe<void> infer_unpacked_shapes(user_op::InferContext* ctx) {
+  const std::vector<int64_t>& axes = integers_of(ctx);
+  CHECK_EQ_OR_RETURN(axes.size(), ctx->inputs().size());
   for (const auto& [name, index] : ctx->inputs()) {
     const Shape& in = ctx->InputShape(name, index);
     CHECK_EQ_OR_RETURN(in.NumAxes(), 4);
-    ctx->SetOutputShape(
-        "out", index,
-        kPack ? Shape({in.At(0), in.At(2), in.At(3), in.At(1)}) : Shape({in.At(0), in.At(3), in.At(1), in.At(2)}));
+    if (axes.at(index) == 2) {
+      CHECK_EQ_OR_RETURN(in.Count(1, 3), 1);
+      ctx->SetOutputShape("out", index, Shape({in.At(0), in.At(3)}));
+    } else {
+      ctx->SetOutputShape("out", index, Shape({in.At(0), in.At(3), in.At(1), in.At(2)}));
+    }
   }
   return Maybe<void>::Ok();
 }
@@ -49,16 +64,17 @@ REGISTER_NO_GRAD_USER_OP("graph_train_pack_weights")
     .Input("weight")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shapes<true>)
-    .SetPhysicalTensorDescInferFn(infer_shapes<true>)
+    .SetLogicalTensorDescInferFn(infer_packed_shapes)
+    .SetPhysicalTensorDescInferFn(infer_packed_shapes)
     .SetGetSbpFn(keep_whole)
     .SetDataTypeInferFn(infer_packed_types);
+// INTEGERS: the axes of each weight, 4 or 2.
 REGISTER_NO_GRAD_USER_OP("graph_train_unpack_weights")
     .Input("gradient")
     .Output("out")
     .GT_ATTRIBUTES()
-    .SetLogicalTensorDescInferFn(infer_shapes<false>)
-    .SetPhysicalTensorDescInferFn(infer_shapes<false>)
+    .SetLogicalTensorDescInferFn(infer_unpacked_shapes)
+    .SetPhysicalTensorDescInferFn(infer_unpacked_shapes)
     .SetGetSbpFn(keep_whole_or_partial)
     .SetDataTypeInferFn(infer_float);
 
