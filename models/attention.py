@@ -5,16 +5,18 @@ from typing import Any
 from kernels.ops.attention.function import attention
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import Linear, fork, join, plain, project
+from models.layers import Linear, PackedLayer, fork, join, plain, project
 
 nn: Any = flow.nn
 
 
-class MultiheadAttention(nn.Module):
+class MultiheadAttention(PackedLayer, nn.Module):
     """Scaled dot-product self-attention with PyTorch's parameter names.
 
     Source: arXiv:1706.03762, eq. 1; the three input projections are stacked in `in_proj_weight` (3C, C).
     """
+
+    weight_name = "in_proj_weight"
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -27,7 +29,8 @@ class MultiheadAttention(nn.Module):
         """Map three (tokens, B, C) tensors to (tokens, B, C); with channels last, (B, H, W, C) to (B, H, W, C)."""
         if layout.channels_last():
             together = join([query, key, value])
-            projected = project(together, plain(self.in_proj_weight), plain(self.in_proj_bias), groups=3)
+            weight, bias = plain(self.in_proj_weight), plain(self.in_proj_bias)
+            projected = project(together, weight, self.weight_index, bias, groups=3)
             return self.out_proj(attention(projected, self.heads))
         tokens, batch, channels = query.shape
         weights = flow.chunk(self.in_proj_weight, 3, dim=0)

@@ -53,11 +53,16 @@ def apply_activation(x: Tensor, activation: Activation) -> Tensor:
     return x if activation.name == "Identity" else activate(x, activation.name, *activation.arguments)
 
 
-class Conv2d(nn.Conv2d):
-    """Convolution in both layouts, without OneFlow's initialisation, which takes seconds for large networks."""
+class PackedLayer:
+    """A layer whose weight the network packs together with those of the other layers."""
 
+    weight_name = "weight"
     weight_index: int | None = None
-    """Index among the weights that the network packs together; None outside a network."""
+    """Index among the network's packed weights; None outside a network."""
+
+
+class Conv2d(PackedLayer, nn.Conv2d):
+    """Convolution in both layouts, without OneFlow's initialisation, which takes seconds for large networks."""
 
     def reset_parameters(self) -> None:
         """Do nothing: `models.initialise` sets the values."""
@@ -80,11 +85,7 @@ class Conv2d(nn.Conv2d):
 
     def _channels_last(self, x: Tensor) -> Tensor:
         geometry = ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
-        index = self.weight_index
-        packed = None if index is None else layout.packed_weight(index)
-        if packed is None:
-            return convolution(layout.to_activation_type(x), plain(self.weight), geometry)
-        return convolution(layout.to_activation_type(x), packed, geometry, packed=True)
+        return _convolve(x, plain(self.weight), self.weight_index, geometry)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -124,7 +125,7 @@ class ZeroPad2d(nn.ZeroPad2d):
         return zero_pad(x, tuple(self.padding))
 
 
-class Linear(nn.Linear):
+class Linear(PackedLayer, nn.Linear):
     """Linear layer in both layouts, without OneFlow's initialisation."""
 
     def reset_parameters(self) -> None:
@@ -134,28 +135,30 @@ class Linear(nn.Linear):
         """Map (…, in) to (…, out); with channels last, (B, H, W, in) to (B, H, W, out)."""
         if not layout.channels_last():
             return nn.Linear.forward(self, x)
-        return project(x, plain(self.weight), None if self.bias is None else plain(self.bias))
+        return project(x, plain(self.weight), self.weight_index, None if self.bias is None else plain(self.bias))
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
+def project(x: Tensor, weight: Tensor, weight_index: int | None, bias: Tensor | None, groups: int = 1) -> Tensor:
     """Apply a linear layer to each pixel, as a 1x1 convolution.
 
     Args:
         x: activation (B, H, W, groups * in), channels last.
         weight: (groups * out, in) float32.
+        weight_index: index among the network's packed weights.
         bias: (groups * out,) float32.
         groups: number of independent linear layers, each with its own channels.
     """
-    outputs, inputs = weight.shape
-    packed = layout.uses_packed_weights()
-    # For a 1x1 kernel packed weights have the same order, in the activation type.
-    weight = (
-        layout.to_activation_type(weight.reshape(outputs, 1, 1, inputs))
-        if packed
-        else weight.reshape(outputs, inputs, 1, 1)
-    )
-    y = convolution(layout.to_activation_type(x), weight, ConvolutionGeometry(groups=groups), packed=packed)
+    y = _convolve(x, weight, weight_index, ConvolutionGeometry(groups=groups))
     return y if bias is None else add_bias(y, bias)
+
+
+def _convolve(x: Tensor, weight: Tensor, weight_index: int | None, geometry: ConvolutionGeometry) -> Tensor:
+    """Convolve with the packed weight, or with the given one, (O, I, KH, KW) or (O, I), if weights are not packed."""
+    x = layout.to_activation_type(x)
+    packed = None if weight_index is None else layout.packed_weight(weight_index)
+    if packed is not None:
+        return convolution(x, packed, geometry, packed=True)
+    return convolution(x, weight if weight.ndim == 4 else weight.reshape(*weight.shape, 1, 1), geometry)
 
 
 def join(maps: Sequence[Tensor]) -> Tensor:

@@ -67,7 +67,7 @@ def activations(layout: Layout, weights: Sequence[Tensor] = ()) -> Iterator[None
 
     Args:
         layout: from `Layout.fastest_for`.
-        weights: weights of all convolutions, (O, I, KH, KW), in the order of their `weight_index`.
+        weights: weights of all convolutions and linear layers, in the order of their `weight_index`.
     """
     packed = pack_weights(weights, layout.activation_type) if layout.packed_weights and weights else ()
     token = _current.set(_Pass(layout, tuple(packed)))
@@ -82,13 +82,8 @@ def channels_last() -> bool:
     return _current.get().layout.channels_last
 
 
-def uses_packed_weights() -> bool:
-    """Return whether convolutions use packed weights."""
-    return _current.get().layout.packed_weights
-
-
 def packed_weight(index: int) -> Tensor | None:
-    """Return the packed weight of a convolution, (O, KH, KW, I), or None if weights are not packed."""
+    """Return the packed weight of a layer, (O, KH, KW, I), or None if weights are not packed."""
     running = _current.get()
     return running.packed_weights[index] if running.layout.packed_weights else None
 

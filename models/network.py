@@ -17,7 +17,18 @@ from models.blocks import BRANCHING, CONSTRUCTORS, Concat, Conv
 from models.catalogue import BLOCKS, Activation
 from models.head import Detect
 from models.initialise import initialise
-from models.layers import Conv2d, MaxPool2d, Module, Upsample, ZeroPad2d, fork, make_activation, member, plain
+from models.layers import (
+    Conv2d,
+    MaxPool2d,
+    Module,
+    PackedLayer,
+    Upsample,
+    ZeroPad2d,
+    fork,
+    make_activation,
+    member,
+    plain,
+)
 from models.spec import LayerSpec, ModelSpec
 from models.targets import HeadGeometry
 
@@ -49,16 +60,16 @@ class DetectionModel(flow.nn.Module):
         self._branches = _branches(spec)
         self._uncounted_batches = 0
         self._activation_number = int(ActivationType.FLOAT32)  # an int, since modules are pickled when saved
-        self._convolutions = self._numbered_convolutions()
+        self._packed_weights = self._numbered_weights()
         if seed is not None:
             initialise(self, seed)
 
-    def _numbered_convolutions(self) -> tuple[str, ...]:
-        """Assign an index to each convolution and return their names in that order."""
-        found = [(name, module) for name, module in self.named_modules() if isinstance(module, Conv2d)]
+    def _numbered_weights(self) -> tuple[str, ...]:
+        """Assign an index to each layer whose weight is packed; return the weights' names in that order."""
+        found = [(name, module) for name, module in self.named_modules() if isinstance(module, PackedLayer)]
         for number, (_, module) in enumerate(found):
             module.weight_index = number
-        return tuple(name for name, _ in found)
+        return tuple(f"{name}.{module.weight_name}" for name, module in found)
 
     @property
     def activation_type(self) -> ActivationType:
@@ -119,9 +130,7 @@ class DetectionModel(flow.nn.Module):
 
     def _activations(self, images: Tensor) -> AbstractContextManager[None]:
         chosen = layout.Layout.fastest_for(images, self.activation_type)
-        weights = (
-            [plain(member(self, f"{name}.weight")) for name in self._convolutions] if chosen.packed_weights else []
-        )
+        weights = [plain(member(self, name)) for name in self._packed_weights] if chosen.packed_weights else []
         return layout.activations(chosen, weights)
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
@@ -172,7 +181,7 @@ class DetectionModel(flow.nn.Module):
             for module in self.modules():
                 if isinstance(module, Conv) and not module.folded:
                     _fold(module)
-        self._convolutions = self._numbered_convolutions()
+        self._packed_weights = self._numbered_weights()
         return self
 
 

@@ -51,7 +51,8 @@ _INSTRUCTION_SETS = {
     "base": ("-DGT_ISA=base", *_VECTOR_FLAGS),
 }
 _LINK_FLAGS = ("-shared", "-fopenmp", "-Wl,--allow-shlib-undefined")
-_EMULATION_FLAGS = ("-DGT_EMULATED_CUDA", "-Wno-unknown-pragmas")
+_EMULATION_MACRO = "GT_EMULATED_CUDA"
+_EMULATION_FLAGS = (f"-D{_EMULATION_MACRO}", "-Wno-unknown-pragmas")
 """Flags of the test build, in which CUDA kernels run on the CPU; see `native/cuda/emulation.h`."""
 _COMMON_HEADER = "native/common.h"
 _MIN_GCC_RELEASE = 12
@@ -277,7 +278,6 @@ def compile_sources(toolchain: Toolchain, scratch: Path, log: Path, *, emulated_
     """
     log.unlink(missing_ok=True)
     flags = [str(toolchain.compiler), *_COMPILE_FLAGS, *toolchain.include_flags()]
-    flags += _EMULATION_FLAGS if emulated_cuda else ()
     jobs = _compile_jobs(emulated_cuda)
     cached = {job: _cached_object(job, flags, plugin_key_parts(toolchain)) for job in jobs}
     missing = [job for job in jobs if not is_intact(cached[job])]
@@ -339,17 +339,26 @@ class _CompileJob:
 
 
 def _compile_jobs(emulated_cuda: bool) -> list[_CompileJob]:
-    """Return the compiler invocations: `*.vec.cpp` once per instruction set, `*.cu` if CUDA is emulated."""
+    """Return the compiler invocations: `*.vec.cpp` once per instruction set, `*.cu` if CUDA is emulated.
+
+    Sources that do not depend on the emulation are compiled as for the plugin, so that both builds share their objects.
+    """
     jobs: list[_CompileJob] = []
     for path in source_files():
+        emulation = _EMULATION_FLAGS if emulated_cuda and _depends_on_emulation(path) else ()
         name = ".".join(path.relative_to(SOURCE_FOLDER).parts)
         if path.name.endswith(_VECTOR_SUFFIX):
-            jobs += [_CompileJob(path, flags, f"{name}.{of}.o", False) for of, flags in _INSTRUCTION_SETS.items()]
+            sets = _INSTRUCTION_SETS.items()
+            jobs += [_CompileJob(path, (*emulation, *flags), f"{name}.{of}.o", False) for of, flags in sets]
         elif path.suffix == ".cpp":
-            jobs.append(_CompileJob(path, ("-include", _COMMON_HEADER), f"{name}.o", True))
+            jobs.append(_CompileJob(path, (*emulation, "-include", _COMMON_HEADER), f"{name}.o", True))
         elif path.suffix == ".cu" and emulated_cuda:
-            jobs.append(_CompileJob(path, ("-x", "c++"), f"{name}.o", False))
+            jobs.append(_CompileJob(path, (*_EMULATION_FLAGS, "-x", "c++"), f"{name}.o", False))
     return jobs
+
+
+def _depends_on_emulation(source: Path) -> bool:
+    return any(_EMULATION_MACRO in path.read_text(encoding="utf-8") for path in included_files(source))
 
 
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:

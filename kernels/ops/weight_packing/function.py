@@ -1,5 +1,5 @@
-"""Conversion of a network's convolution weights to the layout and type of activations, in one op forward and
-backward."""
+"""Conversion of a network's weights of convolutions and linear layers to the layout and type of activations, in one op
+forward and backward."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,20 +11,21 @@ from kernels.runtime import Tensor, flow
 
 
 def pack_weights(weights: Sequence[Tensor], activation_type: ActivationType) -> list[Tensor]:
-    """Reorder and round convolution weights; their gradients have the original layout, in float32.
+    """Reorder and round weights; their gradients have the original layout, in float32.
 
     Args:
-        weights: (O, I, KH, KW) float32 each; at least one.
+        weights: at least one, float32 each: (O, I, KH, KW), or (O, I) of a linear layer.
         activation_type: data type of the results.
     Returns:
-        (O, KH, KW, I) each, in the same order.
+        (O, KH, KW, I) or (O, 1, 1, I) each, in the same order.
     """
-    packed = _function(len(weights), activation_type).apply(*weights)
+    packed = _function(tuple(weight.ndim for weight in weights), activation_type).apply(*weights)
     return [packed] if len(weights) == 1 else list(packed)
 
 
 @cache
-def _function(count: int, activation_type: ActivationType) -> Any:
+def _function(axes: tuple[int, ...], activation_type: ActivationType) -> Any:
+    count = len(axes)
     pack_op = dispatch.build_op("graph_train_pack_weights", (("weight", count),), outputs=count)
     unpack_op = dispatch.build_op("graph_train_unpack_weights", (("gradient", count),), outputs=count)
 
@@ -36,7 +37,7 @@ def _function(count: int, activation_type: ActivationType) -> Any:
 
         @staticmethod
         def backward(context: Any, *gradients: Tensor) -> Tensor | tuple[Tensor, ...]:
-            unpacked = dispatch.call_many(unpack_op, gradients)
+            unpacked = dispatch.call_many(unpack_op, gradients, integers=axes)
             return unpacked[0] if count == 1 else tuple(unpacked)
 
     return PackWeights

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks.cli import main
 from benchmarks.harness.results import read_result
@@ -41,6 +42,14 @@ def test_counts_launches_by_step_part() -> None:
     assert launches_by_part(started) == {"loss": 1, "update": 2, "forward": 131, "backward": 161}
 
 
+ATTENTION: dict[str, Any] = {
+    "nc": 2,
+    "anchors": [[10, 13, 16, 30]],
+    "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 2, "C3TR", [16]]],
+    "head": [[[-1], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
 def _compiled(model: str, kind: str) -> dict[str, Any]:
     with Worker("ops", "benchmarks.step.ops_worker", threads=2) as worker:
         return dict(worker.call("compiled_ops", model=model, device="cpu", kernels="emulated-cuda", kind=kind))
@@ -62,6 +71,15 @@ def test_every_op_of_step_has_cuda_kernel(kind: str) -> None:
     step = _compiled("yolov5n", kind)
     _check(step, convolutions=60)
     assert sum(step["started"].values()) <= 450
+
+
+def test_weights_of_attention_are_packed_with_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "attention.yaml"
+    path.write_text(yaml.safe_dump(ATTENTION))
+    step = _compiled(str(path), "BFLOAT16")
+    # Conv 1, C3 3, position embedding 1, two transformer layers 7 each (the three projections in one), head 1
+    _check(step, convolutions=1 + 3 + 1 + 2 * 7 + 1)
+    assert step["started"]["pack_weights_bf16"] == step["started"]["unpack_weights_bf16"] == 1
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ NO_CODE = {*COPIES, "assign", "empty"}
 @pytest.mark.parametrize(
     ("flags", "host_only"),
     [
-        ({"graph": False, "optimizer": "AdamW", "save_steps": 1}, set()),
-        ({"graph": True, "amp": True, "save_steps": 1, "multi_scale": True}, HOST_COUNTER),
+        ({"graph": False, "optimizer": "AdamW", "save_steps": 1, "quad": True, "freeze": [2]}, set()),
+        ({"graph": True, "amp": True, "save_steps": 1, "multi_scale": True, "cache": "ram"}, HOST_COUNTER),
         ({"graph": False, "amp": True, "cfg": EVERY_BLOCK}, set()),
     ],
     ids=["eager", "graph", "every block"],

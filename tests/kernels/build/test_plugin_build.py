@@ -76,6 +76,15 @@ def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
     assert len(compiler_log.read_text().splitlines()) == sources + 2  # the common header and the link
 
 
+def test_emulated_build_shares_objects() -> None:
+    jobs, emulated = (set(plugin_build._compile_jobs(emulated_cuda=which)) for which in (False, True))
+    assert len(jobs & emulated) > len(jobs) / 2
+    for job in jobs & emulated:
+        assert not any("GT_EMULATED_CUDA" in path.read_text() for path in plugin_build.included_files(job.source))
+    assert all("-DGT_EMULATED_CUDA" in job.flags for job in emulated - jobs)
+    assert {job.source for job in jobs} < {job.source for job in emulated}
+
+
 def test_key_depends_on_compiler(compiler_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plugin_build.plugin_key(plugin_build.find_toolchain())
     other = _WRITES_OUTPUT.format(log=compiler_log).replace("script 1.0", "script 2.0")

@@ -1,4 +1,4 @@
-"""Convolution weights in the order and type of activations, and their gradients back."""
+"""Weights of convolutions and linear layers in the order and type of activations, and their gradients back."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from kernels.runtime import Tensor, flow
 from models.layers import plain
 from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded, sgd_steps
 
-SHAPES = [(16, 3, 6, 6), (8, 16, 1, 1), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
+SHAPES = [(16, 3, 6, 6), (8, 16), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
 
 
 def random_inputs() -> list[np.ndarray]:
@@ -17,11 +17,16 @@ def random_inputs() -> list[np.ndarray]:
     return [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
 
 
+def packed_order(values: np.ndarray) -> np.ndarray:
+    """Return (O, I, KH, KW) or (O, I) as (O, KH, KW, I)."""
+    return (values if values.ndim == 4 else values[..., None, None]).transpose(0, 2, 3, 1)
+
+
 @pytest.mark.parametrize("count", [1, 2, len(SHAPES)])
 def test_values_and_gradients(count: int, activation_type: ActivationType) -> None:
     arrays = random_inputs()[:count]
     rng = np.random.default_rng(1)
-    weights = [rounded(rng.standard_normal(values.transpose(0, 2, 3, 1).shape), activation_type) for values in arrays]
+    weights = [rounded(rng.standard_normal(packed_order(values).shape), activation_type) for values in arrays]
 
     def run() -> list[np.ndarray]:
         leaves = [flow.tensor(values, requires_grad=True) for values in arrays]
@@ -32,9 +37,14 @@ def test_values_and_gradients(count: int, activation_type: ActivationType) -> No
 
     results = check_thread_orders(run)
     for packed, values in zip(results[:count], arrays, strict=True):
-        np.testing.assert_array_equal(packed, rounded(values.transpose(0, 2, 3, 1), activation_type))
-    for gradient, values in zip(results[count:], weights, strict=True):
-        np.testing.assert_array_equal(gradient, values.transpose(0, 3, 1, 2))
+        np.testing.assert_array_equal(packed, rounded(packed_order(values), activation_type))
+    for gradient, values, original in zip(results[count:], weights, arrays, strict=True):
+        np.testing.assert_array_equal(gradient, values.transpose(0, 3, 1, 2).reshape(original.shape))
+
+
+def test_wrong_axes_raise() -> None:
+    with pytest.raises(RuntimeError, match="graph_train_pack_weights"):
+        pack_weights([flow.zeros(4, 3, 2)], ActivationType.FLOAT32)
 
 
 def test_unused_weights_have_no_gradient_or_zeros() -> None:
