@@ -113,8 +113,9 @@ def network_rows(network: Any) -> list[dict[str, Any]]:
     """Return the resolved rows of the model yaml as plain data."""
     rows = []
     for layer in network.spec.layers:
-        arguments = {name: value for name, value in layer.arguments.items() if name not in ("anchors", "num_classes")}
-        row = {**asdict(layer), "arguments": arguments}
+        row = asdict(layer)
+        for name in ("anchors", "num_classes"):
+            row["arguments"].pop(name, None)
         if layer.kind == "Detect":
             row |= {"num_classes": network.num_classes, "anchors_cells": network.anchors_cells.tolist()}
         rows.append(row)

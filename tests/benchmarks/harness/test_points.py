@@ -45,6 +45,16 @@ def test_saved_point_is_plain_data(tmp_path: Path) -> None:
         assert "model.0.conv.weight" in arrays.files
 
 
+def test_activation_of_own_network_is_plain_data(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    conv = "[-1, 1, Conv, [16, 3, 2, None, 1, 1, nn.LeakyReLU(0.1)]]"
+    own.write_text(f"nc: 2\nanchors: [[10, 13]]\nbackbone: [{conv}]\nhead: [[[0], 1, Detect, [nc, anchors]]]\n")
+    write_point(tmp_path, Point(str(own), 1, 64))
+    conv_row, detect_row = json.loads((tmp_path / "point.json").read_text())["network"]
+    assert conv_row["arguments"]["activation"] == {"name": "LeakyReLU", "arguments": [0.1]}
+    assert not {"anchors", "num_classes"} & detect_row["arguments"].keys()
+
+
 def test_compile_break_even_known_values() -> None:
     # 10 s for the first step instead of 0.1 s; then 50 ms less each step. The eager side starts in 0.2 s.
     graph = {"ms_per_step": 100.0, "first_step_s": 10.0}
