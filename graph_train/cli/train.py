@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from graph_train.host.interrupts import Interruptible
 from graph_train.host.published_weights import located_weights
 from graph_train.host.run_command import run_command
 from graph_train.ranks import team
@@ -15,18 +16,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = given_flags(arguments)
 
     def command() -> None:
-        configure_process()
-        # With several processes, all ranks must join before OneFlow and DALI are loaded.
-        team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
-        if team.current().info.alone:
-            # Report invalid settings now rather than after loading OneFlow.
-            options = options_from_flags(**flags)
-            require_network(options)
-            if options.model.weights:
-                located_weights(options.model.weights, allow_download=options.data.allow_download)
-        from graph_train.launch.train import train
+        with Interruptible():
+            configure_process()
+            # With several processes, all ranks must join before OneFlow and DALI are loaded.
+            team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
+            if team.current().info.alone:
+                # Report invalid settings now rather than after loading OneFlow.
+                options = options_from_flags(**flags)
+                require_network(options)
+                if options.model.weights:
+                    located_weights(options.model.weights, allow_download=options.data.allow_download)
+            from graph_train.launch.train import train
 
-        train(**flags)
+            train(**flags)
 
     code = run_command("graph-train", command, debug=bool(flags.get("debug")))
     team.leave(code)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from graph_train.cli.train import main
 from graph_train.hooks.callbacks import Callbacks
+from graph_train.host.failures import INTERRUPTED
 from graph_train.host.interrupts import Interruptible, StopRequest
 from graph_train.launch.train import train
 from graph_train.runs.checkpoint import load_checkpoint
@@ -67,6 +69,19 @@ def test_signal_saves_and_resume_is_exact(
     lab.train_as_given(resume=folder)
     for name in RESULTS:
         assert (folder / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
+
+
+def test_signals_are_handled_before_the_engine_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: list[object] = []
+
+    def record(**_: object) -> None:
+        handlers.extend(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graph_train.cli.train.options_from_flags", record)
+    assert main([]) == INTERRUPTED
+    assert len(handlers) == 2
+    assert signal.SIG_DFL not in handlers
 
 
 def test_signal_during_last_validation_keeps_final_state(lab: Lab, uninterrupted: Trial) -> None:
