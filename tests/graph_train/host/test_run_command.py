@@ -57,7 +57,7 @@ def test_unusual_python_is_rejected(tmp_path: Path, module: str, mode: list[str]
 
 
 FLAGS = {
-    "graph_train": ["--data", "shapes"],
+    "graph_train": ["--data", "shapes", "--cfg", "yolov5n.yaml"],
     "graph_train.cli.val": ["--data", "shapes", "--weights", "a.pt"],
     "graph_train.cli.predict": ["--weights", "a.pt", "--source", "b.jpg"],
     "graph_train.cli.export": ["--weights", "a.pt"],
