@@ -108,5 +108,7 @@ class _Average:
 
 def _rounding(*terms: np.ndarray) -> _Values:
     """Return the distance of float32 numbers at the size of the largest term."""
-    size = np.max([np.abs(term) for term in terms], axis=0)
-    return np.spacing(size.astype(np.float32)).astype(np.float64)
+    size = np.abs(terms[0]).astype(np.float32, copy=False)
+    for term in terms[1:]:
+        np.maximum(size, np.abs(term).astype(np.float32, copy=False), out=size)
+    return np.spacing(size).astype(np.float64)
