@@ -45,11 +45,6 @@ class ConfusionMatrix:
         unmatched = np.delete(predicted_class, detection)
         np.add.at(self.counts, (unmatched, np.full_like(unmatched, self.num_classes)), 1)
 
-    def true_and_false_positives(self) -> tuple[Array, Array]:
-        """Return true positives (nc,) and false positives (nc,) per predicted class."""
-        correct = self.counts.diagonal()
-        return correct[:-1], (self.counts.sum(axis=1) - correct)[:-1]
-
 
 def _match(iou: Array, threshold: float) -> tuple[Array, Array]:
     """Return the label and detection indices of the matched pairs, given IoUs (labels, detections)."""

@@ -140,11 +140,6 @@ class Setup:
         return AugmentConfig(**shared, rect=self.options.data.rect, quad=self.options.data.quad)
 
     @property
-    def on_gpu(self) -> bool:
-        """Whether the run computes and augments on a GPU."""
-        return self.device.startswith("cuda")
-
-    @property
     def threads(self) -> int:
         """Number of DALI threads: `--workers`, but at most one per core."""
         return max(1, min(self.options.data.workers, os.cpu_count() or 1))

@@ -38,11 +38,6 @@ class Backend:
         """DALI's name of the decoder's backend."""
         return "cpu" if self.gpu is None else "mixed"
 
-    @property
-    def operators(self) -> str:
-        """DALI's name of the backend of pixel operators."""
-        return "cpu" if self.gpu is None else "gpu"
-
     def place(self, node: Any) -> Any:
         """Move a host value to the backend of pixel operators."""
         return node if self.gpu is None else node.gpu()

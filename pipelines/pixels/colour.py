@@ -48,11 +48,6 @@ def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
     return (shifted * np.float32(1 / 7650)).astype(np.uint8)
 
 
-def apply_hsv_gains(rgb: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Apply the gains to (..., 3) uint8 RGB through tables, as YOLOv5 does."""
-    return apply_tables(rgb, hsv_tables(gains))
-
-
 def apply_tables(rgb: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Apply the (3, 256) tables of `hsv_tables` to hue, saturation and value of (..., 3) uint8 RGB."""
     hsv = rgb_to_hsv(rgb)

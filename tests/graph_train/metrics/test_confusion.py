@@ -22,8 +22,6 @@ def test_every_outcome_is_counted() -> None:
     )
     matrix.add(detections, labels)
     assert matrix.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
-    correct, wrong = matrix.true_and_false_positives()
-    assert (correct.tolist(), wrong.tolist()) == ([1, 0], [1, 1])
 
 
 def test_highest_iou_wins_and_other_is_false_positive() -> None:

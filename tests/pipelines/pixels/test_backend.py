@@ -5,9 +5,9 @@ from pipelines.pixels.backend import Backend
 
 def test_devices_by_name() -> None:
     assert Backend.of("cpu") == Backend()
-    assert (Backend().gpu, Backend().decoder, Backend().operators) == (None, "cpu", "cpu")
+    assert (Backend().gpu, Backend().decoder) == (None, "cpu")
     second = Backend.of("cuda:1")
-    assert (second.gpu, second.decoder, second.operators) == (1, "mixed", "gpu")
+    assert (second.gpu, second.decoder) == (1, "mixed")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:", "cuda:-1", "cuda:1 ", "gpu", "", "CPU"])

@@ -26,10 +26,10 @@ DALI: Any = backend  # its type stubs lack the operator lists
 def test_gains_known_values() -> None:
     # Pure red at half the saturation and half the value: value 127 of 255; green and blue are lower by 127/255 of it.
     red = np.array([[[255, 0, 0]]], np.uint8)
-    assert colour.apply_hsv_gains(red, np.array((1.0, 0.5, 0.5))).tolist() == [[[127, 64, 64]]]
+    assert colour.apply_tables(red, colour.hsv_tables(np.array((1.0, 0.5, 0.5)))).tolist() == [[[127, 64, 64]]]
     # Hue 60 (green, in steps of two degrees) times 1.5 is 90: cyan.
     green = np.array([[[0, 255, 0]]], np.uint8)
-    assert colour.apply_hsv_gains(green, np.array((1.5, 1.0, 1.0))).tolist() == [[[0, 255, 255]]]
+    assert colour.apply_tables(green, colour.hsv_tables(np.array((1.5, 1.0, 1.0)))).tolist() == [[[0, 255, 255]]]
 
 
 KINDS = {
