@@ -17,10 +17,10 @@ from typing import Any
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """Answer requests `{"call": name, "arguments": {...}}` until stdin closes.
 
-    The handler `processor_ms` is always available. Printed output is redirected to stderr, so that native libraries
-    cannot corrupt an answer.
+    The handlers `processor_ms` and `memory` are always available. Printed output is redirected to stderr, so that
+    native libraries cannot corrupt an answer.
     """
-    handlers = {"processor_ms": processor_ms, **handlers}
+    handlers = {"processor_ms": processor_ms, "memory": memory, **handlers}
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -38,6 +38,11 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
 def processor_ms() -> dict[str, float]:
     """Return the processor time so far in ms, of the thread that runs the handlers and of the whole process."""
     return {"main_thread": time.thread_time() * 1e3, "process": time.process_time() * 1e3}
+
+
+def memory() -> dict[str, float | None]:
+    """Return the peak memory and the current GPU memory of this process in MB."""
+    return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
 
 
 def peak_memory_mb() -> float:

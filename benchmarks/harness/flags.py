@@ -1,6 +1,7 @@
 """Flags that several benchmarks have; each benchmark adds only the ones it uses."""
 
 import argparse
+from collections.abc import Sequence
 
 DEFAULT_REPEATS = 7
 
@@ -13,3 +14,28 @@ def add_repeats(parser: argparse.ArgumentParser) -> None:
 def add_quick(parser: argparse.ArgumentParser) -> None:
     """Add `--quick`, for benchmarks with a short version."""
     parser.add_argument("--quick", action="store_true", help="measure less, to finish within minutes")
+
+
+def add_training(parser: argparse.ArgumentParser, *, cfg: str, image_px: int, batch_size: int) -> None:
+    """Add the flags of a training with these defaults."""
+    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in data set")
+    parser.add_argument("--cfg", default=cfg, help="model yaml")
+    parser.add_argument("--imgsz", type=int, default=image_px, help="image size in px")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help="images per batch")
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--train-flags`, for benchmarks that start `graph-train`."""
+    parser.add_argument(
+        "--train-flags",
+        default="",
+        metavar="FLAGS",
+        help="additional graph-train flags, such as --train-flags='--cache ram'",
+    )
+
+
+def add_points(parser: argparse.ArgumentParser, points: Sequence[str]) -> None:
+    """Add `--points`; `points` are the default, which the benchmark sets itself."""
+    parser.add_argument(
+        "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(points)})"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.harness.channel import serve
 from benchmarks.harness.points import l2_norm
 from benchmarks.peers.loss import DetectionLoss
 from benchmarks.peers.network import Network
@@ -37,7 +37,7 @@ def prepare(folder: str, device: str, threads: int, **options: bool) -> dict[str
     _Session.batches = _batches(Path(folder) / "batches.npz", place)
     _Session.losses = []
     started = time.perf_counter()
-    total, parts = _once()
+    total, parts = _next_step()
     return {
         "first_step_s": time.perf_counter() - started,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -75,7 +75,7 @@ def _filtered(labels: np.ndarray) -> np.ndarray:
     return np.concatenate((image[:, None].astype(np.float32), labels[image, slot]), axis=1)
 
 
-def _once() -> tuple[float, list[float]]:
+def _next_step() -> tuple[float, list[float]]:
     images, labels = _Session.batches[len(_Session.losses) % len(_Session.batches)]
     total, parts = _Session.step(images, labels)
     _Session.losses.append(total)
@@ -86,7 +86,7 @@ def steps(count: int) -> float:
     """Run `count` steps and return the seconds; each reads its loss back, so the device is idle at the end."""
     started = time.perf_counter()
     for _ in range(count):
-        _once()
+        _next_step()
     seconds = time.perf_counter() - started
     if not np.isfinite(_Session.losses[-1]):
         raise FloatingPointError(f"the loss became {_Session.losses[-1]}")
@@ -113,18 +113,5 @@ def multiply_accumulates(image_px: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def memory() -> dict[str, float | None]:
-    """Return the peak memory and the current GPU memory of this process in MB."""
-    return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
-
-
 if __name__ == "__main__":
-    serve(
-        {
-            "prepare": prepare,
-            "steps": steps,
-            "trained": trained,
-            "memory": memory,
-            "multiply_accumulates": multiply_accumulates,
-        }
-    )
+    serve({"prepare": prepare, "steps": steps, "trained": trained, "multiply_accumulates": multiply_accumulates})

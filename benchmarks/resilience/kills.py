@@ -20,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.harness.flags import add_train_flags, add_training
 from benchmarks.harness.tables import Table
 from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.work_folder import add_work_argument, work_folder
@@ -42,16 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=50, help="number of kills over all chains (default: 50)")
     parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="signal to send (default: KILL)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: 0)")
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
+    add_training(parser, cfg="yolov5n.yaml", image_px=128, batch_size=8)
     parser.add_argument("--images", type=int, default=64, help="training images to use (default: 64); 0 for all")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=128, help="image size in pixels")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per batch")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--save-steps", type=int, default=5)
-    parser.add_argument(
-        "--train-flags", default="", metavar="FLAGS", help="additional graph-train flags, as one string"
-    )
+    add_train_flags(parser)
     add_work_argument(parser)
 
 

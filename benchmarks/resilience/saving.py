@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.flags import add_quick, add_repeats, add_training
 from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.tables import Table, number
 from benchmarks.harness.training_command import training_command, training_flags
@@ -29,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the training."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5s.yaml", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
-    parser.add_argument("--batch-size", type=int, default=8, help="images per batch")
+    add_training(parser, cfg="yolov5s.yaml", image_px=320, batch_size=8)
     parser.add_argument("--starts", type=int, default=STARTS, help="fresh and resumed starts to measure, in turn")
 
 

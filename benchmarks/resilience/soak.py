@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.flags import add_train_flags, add_training
 from benchmarks.harness.tables import Table, number
 from benchmarks.harness.training_command import training_command, training_flags
 from benchmarks.harness.workers import environment_for
@@ -32,14 +33,9 @@ _WARM_UP = 0.25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the training and its duration."""
     parser.add_argument("--minutes", type=float, default=120.0, help="duration in minutes (default: 120)")
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=128, help="image size in pixels")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
+    add_training(parser, cfg="yolov5n.yaml", image_px=128, batch_size=16)
     parser.add_argument("--save-steps", type=int, default=20)
-    parser.add_argument(
-        "--train-flags", default="", metavar="FLAGS", help="additional graph-train flags, as one string"
-    )
+    add_train_flags(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:

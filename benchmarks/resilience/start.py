@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_repeats
+from benchmarks.harness.flags import add_repeats, add_training
 from benchmarks.harness.machine import PROJECT_FOLDER, commit
 from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.tables import Table, number
@@ -27,10 +27,7 @@ THIS, OTHER = "this checkout", "other checkout"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the training; its network is also used for prediction."""
     add_repeats(parser)
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="network, with random weights")
-    parser.add_argument("--imgsz", type=int, default=640, help="image size in px")
-    parser.add_argument("--batch-size", type=int, default=16, help="images of a training step")
+    add_training(parser, cfg="yolov5n.yaml", image_px=640, batch_size=16)
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout after `uv sync`")
 
 

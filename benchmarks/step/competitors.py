@@ -232,10 +232,10 @@ class _Turns:
 
     def __call__(self) -> float:
         if not self._per_turn:
-            self._per_turn = calls_per_turn(self._do(1), wanted_seconds=_TURN_SECONDS, limit=50)
-        return self._do(self._per_turn) / self._per_turn
+            self._per_turn = calls_per_turn(self._run_steps(1), wanted_seconds=_TURN_SECONDS, limit=50)
+        return self._run_steps(self._per_turn) / self._per_turn
 
-    def _do(self, count: int) -> float:
+    def _run_steps(self, count: int) -> float:
         self._steps += count
         return float(self._worker.call("steps", count=count))
 

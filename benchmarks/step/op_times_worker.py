@@ -11,7 +11,7 @@ from benchmarks.step import step_worker
 from benchmarks.step.graph_ops import ops_with_kernels
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
-from kernels.framework.op_trace import ExecutedOp, executed_ops, forget_executed_ops, trace_ops
+from kernels.framework.op_trace import ExecutedOp, executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 
 
@@ -45,7 +45,7 @@ def steps(count: int) -> dict[str, Any]:
     by_op: Counter[str] = Counter()
     for _ in range(count):
         if _Session.names:
-            forget_executed_ops()
+            reset_executed_ops()
         seconds += step_worker.steps(1)
         if _Session.names:
             executed = executed_ops()

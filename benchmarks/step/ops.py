@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.flags import add_points, add_quick, add_repeats
 from benchmarks.harness.points import parse_point
 from benchmarks.harness.tables import Table
 from benchmarks.harness.workers import Worker
@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_repeats(parser)
     add_quick(parser)
     parser.add_argument("--cfg", default="yolov5s", help="model yaml whose ops are counted")
-    points = f"points at which ops are timed (default: {' '.join(POINTS)})"
-    parser.add_argument("--points", nargs="+", metavar="MODEL:BATCH:PX", help=points)
+    add_points(parser, POINTS)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:

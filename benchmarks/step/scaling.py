@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.flags import add_points, add_quick, add_repeats
 from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.points import Point, parse_point
 from benchmarks.harness.tables import Table, number, percent
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--repeats`, `--points`, `--ranks` and `--interface`."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument(
-        "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(POINTS)})"
-    )
+    add_points(parser, POINTS)
     parser.add_argument(
         "--ranks",
         nargs="+",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.channel import device_memory_mb, peak_memory_mb, serve
+from benchmarks.harness.channel import serve
 from benchmarks.harness.points import Point, l2_norm, write_point
 from graph_train.engine.precision import compute_device
 from graph_train.engine.schedule import StepSettings
@@ -71,7 +71,7 @@ def prepare_kind(placement: Placement, folder: Path, kind: ActivationType, *, gr
     _Session.batches = [(_spread(images, placement), _spread(labels, placement)) for images, labels in pairs]
     _Session.losses = []
     started = time.perf_counter()
-    result = _once()
+    result = _next_step()
     seconds = time.perf_counter() - started
     return {
         "first_step_s": seconds,
@@ -106,7 +106,7 @@ def _settings(update: dict[str, Any]) -> StepSettings:
     return StepSettings(lr_bias=bias, lr_weight=weight, lr_norm=norm, momentum=update["momentum"], update=True)
 
 
-def _once() -> StepResult:
+def _next_step() -> StepResult:
     images, labels = _Session.batches[len(_Session.losses) % len(_Session.batches)]
     result = _Session.step(images, labels, _Session.settings)
     _Session.losses.append(result.total)
@@ -117,7 +117,7 @@ def steps(count: int) -> float:
     """Run `count` steps and return the seconds; each reads its loss back, so the device is idle at the end."""
     started = time.perf_counter()
     for _ in range(count):
-        _once()
+        _next_step()
     seconds = time.perf_counter() - started
     if not np.isfinite(_Session.losses[-1]):
         raise FloatingPointError(f"the loss became {_Session.losses[-1]}")
@@ -152,10 +152,5 @@ def compiled_graph() -> Any:
     return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
 
 
-def memory() -> dict[str, float | None]:
-    """Return the peak memory and the current GPU memory of this process in MB."""
-    return {"peak_rss_mb": peak_memory_mb(), "device_mb": device_memory_mb()}
-
-
 if __name__ == "__main__":
-    serve({"describe": describe, "prepare": prepare, "steps": steps, "trained": trained, "memory": memory})
+    serve({"describe": describe, "prepare": prepare, "steps": steps, "trained": trained})

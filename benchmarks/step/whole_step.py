@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.flags import add_points, add_quick, add_repeats
 from benchmarks.harness.machine import commit
 from benchmarks.harness.points import Point, parse_point
 from benchmarks.harness.tables import Table, number, percent
@@ -36,9 +36,7 @@ def add_step_arguments(parser: argparse.ArgumentParser, variants: Sequence[str])
     """Add the flags of all step comparisons."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument(
-        "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(POINTS)})"
-    )
+    add_points(parser, POINTS)
     parser.add_argument(
         "--variants",
         nargs="+",

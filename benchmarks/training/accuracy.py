@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.flags import add_train_flags, add_training
 from benchmarks.harness.tables import Table, number
 from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.step.competitors import NO_TORCH, find_torch
@@ -44,10 +45,7 @@ _IN_BFLOAT16 = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the training, the sides and the seeds."""
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes`")
-    parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per batch")
+    add_training(parser, cfg="yolov5n.yaml", image_px=320, batch_size=16)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--resized",
@@ -63,12 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--first-seed", type=int, default=0, help="first seed, to add more seeds to --work (default: 0)"
     )
-    parser.add_argument(
-        "--train-flags",
-        default="",
-        metavar="FLAGS",
-        help="additional graph-train flags, such as --train-flags='--cache ram'",
-    )
+    add_train_flags(parser)
     parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch and OpenCV")
     add_work_argument(parser)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.flags import add_quick, add_repeats
+from benchmarks.harness.flags import add_quick, add_repeats, add_training
 from benchmarks.harness.measure import ratios, summarise
 from benchmarks.harness.points import Point, write_data
 from benchmarks.harness.tables import Table, number
@@ -39,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the training."""
     add_repeats(parser)
     add_quick(parser)
-    parser.add_argument("--data", default="shapes", help="dataset yaml, or `shapes` for the built-in data set")
-    parser.add_argument("--cfg", default="yolov5n", help="model yaml")
-    parser.add_argument("--imgsz", type=int, default=320, help="image size in pixels")
-    parser.add_argument("--batch-size", type=int, default=16, help="images per step")
+    add_training(parser, cfg="yolov5n", image_px=320, batch_size=16)
     parser.add_argument("--epochs", type=int, default=3, help="epochs per run (default: 3); the last one is compared")
     parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch and OpenCV")
 
