@@ -74,12 +74,12 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     _build(graph, *inputs)
     graph._forward_job_proto = graph._full_job_proto = None
     if is_loaded():
-        plugin_library().graph_train_forget_building()
+        plugin_library().graph_train_free_build_records()
     flow._oneflow_internal.eager.Sync()  # all state has its values
     graph._c_nn_graph.complie_and_init_runtime()
     graph._is_compiled = True
     if is_loaded():
-        plugin_library().graph_train_forget_plan()
+        plugin_library().graph_train_free_plan()
     # glibc's own, absent from other C libraries.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -89,7 +89,7 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
 def built_job(graph: Any, *inputs: Tensor) -> Any:
     """Build an `nn.Graph` for inputs of these shapes without compiling it, and return the `JobProto` with its ops."""
     _build(graph, *inputs)
-    _forget_tensors()
+    _clear_tensor_names()
     return graph._full_job_proto
 
 
@@ -98,14 +98,14 @@ def _build(graph: Any, *inputs: Tensor) -> None:
         with _variables_in_module_scope():
             graph.build_graph(*inputs)
     except BaseException:
-        _forget_tensors()
+        _clear_tensor_names()
         raise
 
 
-def _forget_tensors() -> None:
+def _clear_tensor_names() -> None:
     """Clear OneFlow's record of the tensors of a graph that will not be compiled, so that later graphs do not abort."""
     if is_loaded():
-        plugin_library().graph_train_forget_tensors()
+        plugin_library().graph_train_clear_tensor_names()
 
 
 @contextlib.contextmanager

@@ -36,13 +36,13 @@ def trace_ops() -> None:
 
 
 def executed_ops() -> list[ExecutedOp]:
-    """Return the ops executed since the last `forget_executed_ops`, eagerly or in finished graphs."""
+    """Return the ops executed since the last `reset_executed_ops`, eagerly or in finished graphs."""
     flow._oneflow_internal.eager.Sync()
     rows = (line.split("\t") for line in plugin_lines("graph_train_executed_ops"))
     return [ExecutedOp(kind, owner, name, *map(int, numbers)) for kind, owner, name, *numbers in rows]
 
 
-def forget_executed_ops() -> None:
+def reset_executed_ops() -> None:
     """Clear the record of executed ops."""
     flow._oneflow_internal.eager.Sync()
-    plugin_library().graph_train_forget_executed_ops()
+    plugin_library().graph_train_reset_executed_ops()

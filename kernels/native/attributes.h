@@ -21,7 +21,7 @@ const std::vector<float>& floats_of(const Context* ctx) {
   return ctx->template Attr<std::vector<float>>(kFloats);
 }
 
-// Memory of an input or output of any type.
+// Memory of an input (data_of) or output (result_of) of any type.
 template<typename T = float>
 const T* data_of(user_op::KernelComputeContext* ctx, const std::string& name, int index = 0) {
   return static_cast<const T*>(ctx->Tensor4ArgNameAndIndex(name, index)->dptr<void>());

@@ -1,7 +1,7 @@
 // Included by every kernel source of the plugin: OneFlow's kernel API, and parallel_for.
 // All .cpp files of the package are compiled and linked automatically; none needs to be listed anywhere.
 //
-// 1. A better kernel for an op that exists (same name; chosen because of its priority, in eager and in graphs):
+// 1. A faster kernel for an op of OneFlow (same name; its priority selects it, in eager mode and in graphs):
 //
 //      class SiluKernel final : public StatelessKernel {
 //        void Compute(user_op::KernelComputeContext* ctx) const override {
@@ -12,16 +12,17 @@
 //      };
 //      GT_CPU_KERNEL("silu", SiluKernel, GT_IS_FLOAT("in"))
 //
-// 2. A new op: an Op of native/op.h, then a kernel as above (self_check.cpp is the smallest whole example). In Python:
+// 2. A new op: an Op of native/op.h, then a kernel as above (self_check.cpp is the smallest complete example). In
+// Python:
 //    kernels/framework/dispatch.py.
 //
 // 3. A plain function: extern "C" GT_EXPORT int graph_train_x(const float* in, int64_t n); in Python
 //    kernels.plugin.plugin_library().graph_train_x with argtypes set by the caller. For host arrays outside the step.
 //
 // Vectorisation: mark the function that holds the innermost loops GT_VECTOR. It is compiled for AVX-512, AVX2 and plain
-// x86-64 and the loader picks one at start-up. Such a function must hold no OpenMP pragma (the outlined body would lose
-// the target); call it from parallel_for with a range.
-// An include guard, unlike in the other headers: GCC warns about #pragma once in a file that is precompiled.
+// x86-64, and the loader selects one at start-up. Such a function must not contain an OpenMP pragma (the outlined body
+// would lose the target); call it from parallel_for with a range.
+// This header has an include guard, because GCC warns about #pragma once in a precompiled header.
 #ifndef GRAPH_TRAIN_KERNELS_COMMON_H_
 #define GRAPH_TRAIN_KERNELS_COMMON_H_
 
@@ -62,7 +63,7 @@ class StatelessKernel : public user_op::OpKernel {
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// Threads that kernels may use; OMP_NUM_THREADS or the cores of the affinity mask.
+// Number of threads that kernels may use: OMP_NUM_THREADS, or the cores of the affinity mask.
 int num_threads();
 
 // The core of the calling thread; negative if unknown.
@@ -86,6 +87,13 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
     if (omp_get_thread_num() > 0) leave_core(callers_core);
     body(count * part / parts, count * (part + 1) / parts);
   }
+}
+
+// The grain of parallel_for over items of this many elements: with fewer elements, waking a thread costs more than it
+// saves.
+inline int64_t grain_of(int64_t elements_per_item) {
+  constexpr int64_t kElementsPerThread = 1 << 13;
+  return std::max<int64_t>(1, kElementsPerThread / std::max<int64_t>(1, elements_per_item));
 }
 
 }  // namespace graph_train

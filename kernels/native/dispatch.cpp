@@ -1,7 +1,7 @@
-// Calls an op from Python with any number of inputs and outputs; kernels/framework/dispatch.py is the other side.
+// Calls an op from Python with any number of inputs and outputs; kernels/framework/dispatch.py is its caller.
 //
 // OneFlow offers no public dispatcher of a new op. Its interpreter's entry is exported, but the headers that declare it
-// include others that the wheel lacks, so it is declared here.
+// include headers that are missing in the wheel, so it is declared here.
 #include "native/attributes.h"
 #include "oneflow/core/framework/mutable_attr_map.h"
 #include "oneflow/core/framework/tensor_tuple.h"

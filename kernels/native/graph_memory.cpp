@@ -1,13 +1,13 @@
 // Shares memory between tensors of a compiled CPU graph with disjoint lifetimes, and frees compile-time data.
 //
-// OneFlow 0.9.0 shares memory on CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a CPU,
-// every tensor of a graph has its own memory until the program ends. The compiler calls its planner across a library
-// boundary, where the plugin replaces it by a function that calls OneFlow's planner and then ours. Only rank 0 compiles;
-// every rank calls another redirected function before it runs a plan, which gives us the plan to free.
+// OneFlow 0.9.0 shares memory on CUDA only (`InitMemoryChains` in intra_job_mem_sharing_util.cpp skips the CPU): on a
+// CPU, every tensor of a graph has its own memory until the program ends. The compiler calls its planner across a
+// library boundary, where the plugin replaces it by a function that calls OneFlow's planner and then ours. Only rank 0
+// compiles; every rank calls another redirected function before it runs a plan, which gives us the plan to free.
 //
-// Our planner fixes one order of the CPU ops (by control edges, as OneFlow does on CUDA), derives each tensor's lifetime
-// from it, and packs all tensors that only such ops read and write into one block per process. Variables, inputs, outputs
-// and tensors used by other ops or processes keep their own memory.
+// Our planner fixes one order of the CPU ops (by control edges, as OneFlow does on CUDA), derives each tensor's
+// lifetime from it, and packs all tensors that only such ops read and write into one block per process. Variables,
+// inputs, outputs and tensors used by other ops or processes keep their own memory.
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -27,7 +27,7 @@
 namespace oneflow {
 namespace one {
 
-// Declared here, because OneFlow's header includes others that its package does not contain.
+// Declared here, because OneFlow's header needs others that are missing in the wheel.
 class TensorNameScope {
  public:
   static TensorNameScope* Global();
@@ -52,8 +52,8 @@ constexpr char kPopulate[] =
     "_ZN7oneflow8PlanUtil19PopulateOpAttributeEPNS_4PlanERKN6google8protobuf3MapIlNS_19OpAttributeRefTableEEE";
 
 bool sharing = true;
-// The plan of the graph that was compiled last, which owns it. Only valid between graph_train_forget_building and
-// graph_train_forget_plan of one compilation; later the graph may have been freed.
+// The plan of the graph that was compiled last, which owns it. Only valid between graph_train_free_build_records and
+// graph_train_free_plan of one compilation; later the graph may have been freed.
 Plan* compiled = nullptr;
 struct {
   int64_t separate = 0, shared = 0, peak = 0;
@@ -68,13 +68,13 @@ struct Tensor {
 struct Task {
   TaskProto* proto = nullptr;
   bool plannable = false;       // an ordinary op on the CPU
-  std::vector<int64_t> inputs;  // of `Tasks::tensors`, those whose values it reads
+  std::vector<int64_t> inputs;  // indices in `Tasks::tensors` of those whose values it reads
   std::vector<int64_t> outputs;
   std::vector<int64_t> successors;
   int64_t waits_for = 0;
 };
 
-bool on_cpu(const TaskProto& task) {
+bool is_on_cpu(const TaskProto& task) {
   return oneflow::PlanUtil::GetStreamId(task).device_id().device_type() == oneflow::DeviceType::kCPU;
 }
 
@@ -85,10 +85,10 @@ const oneflow::OperatorConf& op_of(const Plan& plan, const TaskProto& task) {
 
 bool is_plannable(const Plan& plan, const TaskProto& task) {
   return task.task_type() == oneflow::TaskType::kNormalForward && task.exec_sequence().exec_node_size() == 1
-         && on_cpu(task) && op_of(plan, task).has_user_conf();
+         && is_on_cpu(task) && op_of(plan, task).has_user_conf();
 }
 
-// Whether an op reads only the shape of a tensor, such as the parts into which a gradient is split.
+// Returns false if an op reads only the shape of an argument, such as the parts into which a gradient is split.
 bool reads_values(const std::string& op, const std::string& argument) {
   return op != "split_like" || argument.compare(0, 5, "like_") != 0;
 }
@@ -103,13 +103,13 @@ std::unordered_set<int64_t> read_by(const Plan& plan, const TaskProto& task) {
   return ids;
 }
 
-// Ops that run several times per call of the graph, so that one order does not give lifetimes.
-bool acts_once(const TaskProto& task) {
+// Returns false for ops that run several times per call of the graph, so that lifetimes do not follow from one order.
+bool runs_once(const TaskProto& task) {
   return task.task_type() != oneflow::TaskType::kRepeat && task.task_type() != oneflow::TaskType::kAcc
          && task.task_type() != oneflow::TaskType::kPack && task.task_type() != oneflow::TaskType::kUnpack;
 }
 
-// Bytes of a tensor's body where it may share memory, else 0.
+// Size of a tensor's body in bytes if it may share memory, else 0.
 int64_t shareable_bytes(const RegstDescProto& regst) {
   if (!regst.enable_reuse_mem() || regst.register_num() != 1 || regst.mem_block_id() != -1) return 0;
   if (!regst.regst_desc_type().has_data_regst_desc() || regst.mem_case().has_pinned_device_type()) return 0;
@@ -226,8 +226,9 @@ bool has_edge(const Task& before, int64_t after) {
   return std::find(before.successors.begin(), before.successors.end(), after) != before.successors.end();
 }
 
-// Runs the tasks of `chain` one after another, and the first one of the next call of the graph after the last one of this.
-void enforce(const Tasks& plan, const std::vector<int64_t>& chain) {
+// Makes the tasks of `chain` run one after another, and the first one of the next call of the graph after the last one
+// of this call.
+void enforce_order(const Tasks& plan, const std::vector<int64_t>& chain) {
   for (size_t i = 1; i < chain.size(); ++i) {
     if (has_edge(plan.tasks[chain[i - 1]], chain[i])) continue;
     add_edge(plan.tasks[chain[i - 1]].proto, plan.tasks[chain[i]].proto, "out_ctrl_graph_train_order");
@@ -259,15 +260,15 @@ void place(const Tasks& plan, const std::vector<int64_t>& chain) {
   for (size_t i = 0; i < regsts.size(); ++i) {
     regsts[i]->set_mem_block_id(block);
     regsts[i]->set_mem_block_offset(offsets[i]);
-    // OneFlow writes a tensor's shape before its values, once, where another tensor's values would overwrite it. The shape
-    // of a tensor with a variable's name is stored elsewhere; the name has no other use.
+    // OneFlow writes a tensor's shape before its values, once, where another tensor's values would overwrite it. The
+    // shape of a tensor with a variable's name is stored elsewhere; the name has no other use.
     regsts[i]->set_variable_op_name("graph_train_shared");
   }
 }
 
 void share_memory(Plan* plan) {
   for (const TaskProto& task : plan->task()) {
-    if (!on_cpu(task) || !acts_once(task)) return;
+    if (!is_on_cpu(task) || !runs_once(task)) return;
   }
   const Tasks tasks(plan);
   std::unordered_map<int64_t, std::vector<int64_t>> chains;  // by process
@@ -275,13 +276,13 @@ void share_memory(Plan* plan) {
     if (tasks.tasks[task].plannable) chains[tasks.tasks[task].proto->machine_id()].push_back(task);
   }
   for (const auto& pair : chains) {
-    enforce(tasks, pair.second);
+    enforce_order(tasks, pair.second);
     place(tasks, pair.second);
   }
 }
 
 // Clears data that is not read after placement, because every op is copied five times later.
-void drop_unread(oneflow::OpAttribute* op) {
+void clear_unread_data(oneflow::OpAttribute* op) {
   op->clear_blob_last_used_signature();
   op->clear_blob_backward_used_signature();
   op->clear_local_signature();
@@ -295,7 +296,7 @@ void plan_memory(Plan* plan, const Reachable& reachable) {
   oneflow::IntraJobMemSharingUtil::InferMemBlockId4MemReusedRegst(plan, reachable);
   compiled = plan;  // so that rank 0 has its plan even if populate_plan is never called
   for (auto& job : *plan->mutable_job_id2op_attribute_ref_table()) {
-    for (auto& op : *job.second.mutable_op_name2op_attribute()) drop_unread(&op.second);
+    for (auto& op : *job.second.mutable_op_name2op_attribute()) clear_unread_data(&op.second);
   }
   last_plan = {};
   if (sharing) share_memory(plan);
@@ -328,22 +329,22 @@ extern "C" GT_EXPORT int graph_train_share_graph_memory(int enabled) {
 
 // Called between building and compiling a graph. Frees the build records of all graphs so far, which are not read once
 // a graph has its job.
-extern "C" GT_EXPORT void graph_train_forget_building() {
+extern "C" GT_EXPORT void graph_train_free_build_records() {
   compiled = nullptr;
   oneflow::JobBuildAndInferCtxMgr* const records = CHECK_JUST(oneflow::GlobalJobBuildAndInferCtxMgr());
   (records->*Records::kClearContexts)();
-  // Their number gives the next graph its id, so they are emptied, not removed.
+  // The next graph's id follows from their number, so they are emptied, not removed.
   for (oneflow::Job& job : *(records->*Records::kJobs)()->mutable_job()) oneflow::Job().Swap(&job);
 }
 
 // Clears the map from tensors to the ops of the last built graph that produced them, as OneFlow does when a graph is
 // compiled. Tensors are identified by address, so after a build without compiling, a later graph that reads a new eager
 // tensor at such an address would be connected to an op that it does not have, and the process would abort.
-extern "C" GT_EXPORT void graph_train_forget_tensors() { oneflow::one::TensorNameScope::Global()->Clear(); }
+extern "C" GT_EXPORT void graph_train_clear_tensor_names() { oneflow::one::TensorNameScope::Global()->Clear(); }
 
 // Frees the plan of the graph that was just compiled, since actors have their own copies. Returns 0 if this build of
 // OneFlow does not give access to it.
-extern "C" GT_EXPORT int graph_train_forget_plan() {
+extern "C" GT_EXPORT int graph_train_free_plan() {
   const bool known = compiled != nullptr;
   if (known) Plan().Swap(compiled);
   compiled = nullptr;

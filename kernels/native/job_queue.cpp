@@ -1,8 +1,9 @@
 // Prevents OneFlow 0.9.0 from dequeuing a graph run before it is queued.
 //
 // `LaunchLazyJobInstructionPolicy::Compute` starts a run before it pushes it onto the stream's queue. If its thread is
-// preempted in between and the run finishes first, the callback pops an empty queue, and the process crashes, at once or
-// later. This happens with small graphs on a busy machine. The plugin wraps both functions: a pop waits for its push.
+// preempted in between and the run finishes first, the callback pops an empty queue, and the process crashes, at once
+// or later. This happens with small graphs on a busy machine. The plugin wraps both functions: a pop waits for its
+// push.
 #include <condition_variable>
 #include <cstdint>
 #include <memory>

@@ -48,12 +48,12 @@ GT_CONVERT float to_float(Half x) {
 #else
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // infinity, NaN
-  // Scaled by 2^-112 in float: exact, also for numbers below the normal ones.
+  // The shifted bits are the value times 2^-112, exactly, also for subnormal numbers.
   return float_of(sign | bits_of(float_of(magnitude << 13) * 5.192296858534828e33f));
 #endif
 }
 
-// To the nearest, ties to even; any NaN becomes the quiet one; float16: beyond 65504 infinity.
+// Rounds to nearest, ties to even; NaN becomes the quiet NaN; float16 overflows to infinity.
 template<typename T>
 GT_CONVERT T from_float(float x);
 template<>

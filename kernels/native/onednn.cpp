@@ -14,8 +14,8 @@ bool has_isa(dnnl::cpu_isa wanted) {
 }
 
 // Decided by the CPU model and not by a measurement, so that a machine gives the same numbers in every run. bfloat16
-// products are fast with AMX and in AMD's vector units; Intel's vector instruction does less arithmetic per cycle than its
-// float multiply-add (Xeon of model 207 without AMX: convolutions take 1.7 times as long).
+// products are fast with AMX and in AMD's vector units; Intel's vector instruction does less arithmetic per cycle than
+// its float multiply-add (Xeon of model 207 without AMX: convolutions take 1.7 times as long).
 bool bf16_is_faster() {
   if (has_isa(dnnl::cpu_isa::avx512_core_amx)) return true;
   return has_isa(dnnl::cpu_isa::avx512_core_bf16) && __builtin_cpu_is("amd");

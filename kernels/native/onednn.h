@@ -23,7 +23,7 @@ dnnl::primitive_attr primitive_attributes();
 enum class Scratch : int { kSource, kWeights, kTarget, kPrimitive, kCount };
 void* scratch_memory(Scratch slot, size_t bytes);
 
-// One argument of a primitive: the caller's layout and the primitive's, with the conversion between them when they differ.
+// An argument of a primitive, converted between the caller's layout and the primitive's if they differ.
 class Argument {
  public:
   // `is_input`: converted before the primitive runs, otherwise its result is converted back afterwards.

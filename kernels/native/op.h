@@ -1,6 +1,7 @@
 // Registration of the plugin's ops: names, inference of shapes and types, and sharding over ranks (SBP).
 //
-// Data parallelism: activations are split by images, arrays per channel are broadcast, sums over images are partial sums.
+// Data parallelism: activations are split by images, arrays per channel are broadcast, sums over images are partial
+// sums.
 #pragma once
 
 #include <string>
@@ -12,14 +13,15 @@
 namespace graph_train {
 
 // Registers an op with the attributes of attributes.h and the output list "out", when the library is loaded.
-// `mutable_inputs` are changed in place. The physical shapes are those of one rank, the logical ones those of all ranks.
+// `mutable_inputs` are changed in place. The physical shapes are those of one rank, the logical ones those of all
+// ranks.
 class Op {
  public:
   Op(const char* name, const std::vector<const char*>& inputs, const user_op::TensorDescInferFn& logical_shapes,
      const user_op::TensorDescInferFn& physical_shapes, const user_op::GetSbpFn& sharding,
      const user_op::DataTypeInferFn& types, const std::vector<std::string>& mutable_inputs = {});
 
-  // For an op whose logical and physical shapes follow from one rule.
+  // For an op with the same rule for logical and physical shapes.
   Op(const char* name, const std::vector<const char*>& inputs, const user_op::TensorDescInferFn& shapes,
      const user_op::GetSbpFn& sharding, const user_op::DataTypeInferFn& types,
      const std::vector<std::string>& mutable_inputs = {})
@@ -50,15 +52,15 @@ oneflow::Maybe<void> all_float(user_op::InferContext* ctx);
 
 // Every input and output is split along its first axis.
 oneflow::Maybe<void> split_first_axis(user_op::SbpContext* ctx);
-// Partial sums give partial sums. OneFlow adds by itself that broadcast inputs give broadcast outputs.
+// Partial sums of inputs give partial sums of outputs. OneFlow adds the rule for broadcast inputs by itself.
 oneflow::Maybe<void> keep_partial_sums(user_op::SbpContext* ctx);
 
-// Activations, whose first axis counts images.
+// Activations, whose first axis is the batch.
 inline bool holds_images(const std::string& name) {
   return name == "x" || name == "dy" || name == "images" || name == "map" || name == "where";
 }
 
-// Sums over the images of this rank.
+// Sums over the images of this rank, which are partial sums of the batch.
 inline bool is_partial(const std::string& name) { return name == "sums"; }
 
 enum OutputSharding { kSplitOut, kPartialOut, kBroadcastOut };
@@ -76,7 +78,7 @@ oneflow::Maybe<void> split_images(user_op::SbpContext* ctx) {
       builder.Broadcast(argument);
     }
   }
-  // The last one applies to all further outputs.
+  // The last value applies to all further outputs.
   constexpr OutputSharding of_output[] = {outputs...};
   for (size_t i = 0; i < ctx->outputs().size(); ++i) {
     const auto& [name, index] = ctx->outputs()[i];

@@ -1,4 +1,4 @@
-// Tracing of executed ops, eagerly or in graphs: kernel owner and time of each.
+// Tracing of executed ops, eager or in graphs: the owner of each kernel and its time.
 //
 // Inactive until graph_train_trace_ops wraps each kernel.
 #include <chrono>
@@ -13,7 +13,7 @@ namespace graph_train {
 
 namespace {
 
-// All calls of one op, of a graph or eager. Times are in nanoseconds of the steady clock.
+// The calls of one op. Times are nanoseconds of the steady clock.
 struct OpRecord {
   int64_t calls = 0;
   int64_t spent = 0;
@@ -37,7 +37,7 @@ int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
 }
 
-void note(const std::string& op, int64_t start, int64_t end) {
+void record_call(const std::string& op, int64_t start, int64_t end) {
   const std::lock_guard<std::mutex> lock(mutex());
   OpRecord& record = records()[op];
   if (record.calls == 0) record.first_start = start;
@@ -66,7 +66,7 @@ class TracedKernel final : public user_op::OpKernel {
     const int64_t start = now();
     kernel_->Compute(ctx, state, cache);
     const int64_t end = now();
-    note(name_ + '\t' + ctx->op_name(), start, end);
+    record_call(name_ + '\t' + ctx->op_name(), start, end);
   }
   void InferShape(user_op::KernelInferContext* ctx) const override { kernel_->InferShape(ctx); }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return kernel_->AlwaysComputeWhenAllOutputsEmpty(); }
@@ -83,13 +83,13 @@ class TracedKernel final : public user_op::OpKernel {
 extern "C" GT_EXPORT void graph_train_trace_ops() {
   for (auto& [op, entries] : kernels_of_ops()) {
     for (size_t index = 0; index < entries.size(); ++index) {
-      const std::string name = op + (index < number_of_oneflows_kernels(op) ? "\tOneFlow" : "\tplugin");
+      const std::string name = op + (index < count_oneflow_kernels(op) ? "\tOneFlow" : "\tplugin");
       entries[index].create_fn = [name, create = entries[index].create_fn] { return new TracedKernel(name, create()); };
     }
   }
 }
 
-extern "C" GT_EXPORT void graph_train_forget_executed_ops() {
+extern "C" GT_EXPORT void graph_train_reset_executed_ops() {
   const std::lock_guard<std::mutex> lock(mutex());
   records().clear();
 }

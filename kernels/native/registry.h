@@ -12,7 +12,7 @@ namespace graph_train {
 // Kernels of each op: OneFlow's own first, then the plugin's.
 oneflow::HashMap<std::string, std::vector<user_op::OpKernelRegistryResult>>& kernels_of_ops();
 
-// How many of them are OneFlow's own.
-size_t number_of_oneflows_kernels(const std::string& op);
+// Number of OneFlow's own kernels of an op.
+size_t count_oneflow_kernels(const std::string& op);
 
 }  // namespace graph_train

@@ -1,4 +1,4 @@
-// A minimal op, and functions that show the behaviour of threads, for tests.
+// A minimal op, and functions about threads, for tests.
 #include "native/op.h"
 
 namespace graph_train {

@@ -13,8 +13,8 @@ int num_threads() {
 
 int current_core() { return sched_getcpu(); }
 
-// OneFlow's scheduler thread calls sched_yield while a graph runs. Its core looks busy to the system, which may therefore
-// run two threads of a team on one other core, where they alternate; a step then takes 1.7 times as long.
+// OneFlow's scheduler thread calls sched_yield while a graph runs. Its core looks busy to the system, which may
+// therefore run two threads of a team on the same other core; a step then takes 1.7 times as long.
 void leave_core(int core) {
   if (core < 0 || sched_getcpu() != core) return;
   struct Allowed {
@@ -22,7 +22,7 @@ void leave_core(int core) {
     bool known;
     Allowed() : known(sched_getaffinity(0, sizeof(cores), &cores) == 0) {}
   };
-  static thread_local const Allowed allowed;  // before this function first removed one
+  static thread_local const Allowed allowed;  // before the first call of this function changed it
   if (!allowed.known) return;
   cpu_set_t others = allowed.cores;
   CPU_CLR(core, &others);

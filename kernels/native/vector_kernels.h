@@ -1,8 +1,8 @@
 // Inner loops, compiled once for each instruction set (vector_kernels.vec.cpp) and chosen when the library is loaded.
 //
-// No pointer needs alignment; sums go to double so that long ones stay accurate. "Rows" are channels-last pixels: `rows`
-// times `channels` numbers, float or Bfloat16; arithmetic is in float for both. Statistics are those of one call's range:
-// callers add the ranges of several threads in a fixed order.
+// Pointers need no alignment; sums are double, so that long ones stay accurate. "Rows" are channels-last pixels: `rows`
+// times `channels` values, float or Bfloat16; arithmetic is in float for both. Statistics are those of one call's
+// range: callers add the ranges of several threads in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,14 @@
 
 namespace graph_train {
 
-// Per-channel numbers of a normalisation: out = (x - mean) * gain + bias, with gain = gamma / deviation.
+// Per-channel parameters of a normalisation: out = (x - mean) * gain + bias, with gain = gamma / deviation.
 struct ChannelAffine {
   const float* mean;
   const float* gain;
   const float* bias;
 };
 
-// On activations of type T. With dz the gradient before the optional SiLU, the gradient of the input is
+// Kernels for activations of type T. With dz the gradient before the optional SiLU, the gradient of the input is
 // dx = (dz - offset - (x - mean) * slope) * gain.
 template<typename T>
 struct RowKernels {
@@ -28,15 +28,15 @@ struct RowKernels {
   void (*moments)(const T* x, int64_t rows, int64_t channels, const float* shift, double* sums, double* squares);
   // (x - mean) * gain + bias, followed by SiLU when `silu`.
   void (*normalise)(const T* x, T* y, int64_t rows, int64_t channels, ChannelAffine affine, bool silu);
-  // Sums of dz and of dz * (x - mean). With `silu`, dz is kept where `dz` is not null: `gradient` is then called with it in
-  // place of dy and without `silu`, also with dz and dx the same.
+  // Sums of dz and of dz * (x - mean). With `silu`, dz is stored unless `dz` is null; `gradient` is then called with dz
+  // in place of dy and without `silu`, and dx may be the same memory.
   void (*gradient_sums)(const T* x, const T* dy, int64_t rows, int64_t channels, ChannelAffine affine, bool silu, T* dz,
                         double* sums, double* products);
   void (*gradient)(const T* x, const T* dy, T* dx, int64_t rows, int64_t channels, ChannelAffine affine,
                    const float* offset, const float* slope, bool silu);
 };
 
-// On single planes of float numbers, without SiLU; otherwise as above.
+// The same for single planes of float values, without SiLU.
 struct PlaneKernels {
   void (*moments)(const float* x, int64_t n, float shift, double* sum, double* square);
   void (*normalise)(const float* x, float* y, int64_t n, float mean, float gain, float bias);
@@ -65,7 +65,7 @@ struct VectorKernels {
   }
 };
 
-// The best instruction set of those that *.vec.cpp files are compiled for and this CPU has.
+// The best instruction set of this CPU among those that *.vec.cpp files are compiled for.
 enum class InstructionSet { kBase, kAvx2, kAvx512 };
 InstructionSet instruction_set();
 

@@ -19,8 +19,8 @@ namespace {
 constexpr int kLanes = 16;
 // Number of additions in float lanes before sums are moved to double: keeps rounding below that of one float operation.
 constexpr int64_t kFlush = 64;
-// With SiLU, columns and constants are loaded once for so many rows: loading them for each would cost as much as the
-// arithmetic. Without SiLU memory is the limit, and whole rows are read faster.
+// Rows for which columns and constants are loaded once. With SiLU, loading them for each row would take as long as the
+// arithmetic; without, memory bandwidth is the limit, and complete rows are read faster.
 template<bool kSilu>
 constexpr int64_t kRowsTogether = kSilu ? 16 : 1;
 
@@ -36,9 +36,9 @@ typedef uint32_t U __attribute__((vector_size(64)));
 typedef uint16_t H __attribute__((vector_size(32)));
 typedef uint16_t UnalignedH __attribute__((vector_size(32), aligned(2), may_alias));
 
-// As to_float and from_float in number_types.h, which define the rounding.
+// Equivalent to to_float and from_float in number_types.h, which define the rounding.
 GT_FN V load(const Bfloat16* p) {
-#ifdef __AVX512F__  // one instruction, where the conversion below becomes six
+#ifdef __AVX512F__  // one instruction; the conversion below is compiled to six
   return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
 #else
   const H halves = *reinterpret_cast<const UnalignedH*>(p);
@@ -52,7 +52,7 @@ GT_FN void store(Bfloat16* p, V v) {
   *reinterpret_cast<UnalignedH*>(p) = __builtin_convertvector(rounded, H);
 }
 
-// The first k lanes, the others are zero; k < 16.
+// Loads the first k lanes, k < 16; the others are zero.
 template<typename T>
 GT_FN V load_part(const T* p, int64_t k) {
   V v{};
@@ -72,7 +72,7 @@ GT_FN void store_k(T* p, V v, int64_t k) {
   k == kLanes ? store(p, v) : store_part(p, v, k);
 }
 
-// |x| of at most 86, with the sign of x.
+// x clamped to [-86, 86].
 GT_FN V bounded(V x) {
 #ifdef __AVX512DQ__
   return (V)_mm512_range_ps((__m512)x, _mm512_set1_ps(86.0f), 2);
@@ -130,7 +130,7 @@ GT_FN void add_lanes(double* sums, V v, int64_t k) {
   for (int64_t i = 0; i < k; ++i) sums[i] += v[i];
 }
 
-// Calls body(offset, lanes) on pieces of up to 16 numbers.
+// Calls body(offset, lanes) on pieces of up to 16 elements.
 template<typename Body>
 GT_FN void for_lanes(int64_t n, const Body& body) {
   int64_t i = 0;
@@ -246,8 +246,8 @@ void plane_normalise(const float* x, float* y, int64_t n, float mean, float gain
                    __attribute__((always_inline)) { store_k(y + i, (load_k(x + i, k) - mean) * gain + bias, k); });
 }
 
-// Calls body(columns, offset, lanes) on pieces of up to 16 channels, with columns = prepare(channel, lanes), which stay in
-// registers for kTogether rows, or for all rows where one piece is a row.
+// Calls body(columns, offset, lanes) on pieces of up to 16 channels, with columns = prepare(channel, lanes), which stay
+// in registers for kTogether rows, or for all rows where one piece is a row.
 template<int64_t kTogether, typename Prepare, typename Body>
 GT_FN void for_rows(int64_t rows, int64_t channels, const Prepare& prepare, const Body& body) {
   const int64_t together = channels <= kLanes ? rows : kTogether;
@@ -291,7 +291,7 @@ void plane_gradient_sums(const float* x, const float* dy, int64_t n, float mean,
   plane_sums(
       n,
       [=](int64_t i, int64_t k, V* a, V* b) __attribute__((always_inline)) {
-        const V gradient = load_k(dy + i, k);  // 0 behind the end
+        const V gradient = load_k(dy + i, k);  // 0 beyond the end
         *a += gradient;
         *b += gradient * (load_k(x + i, k) - mean);
       },

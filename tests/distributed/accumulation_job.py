@@ -23,14 +23,14 @@ BATCH = 4
 
 def main(out: Path, kind: str, start: str, last: int) -> None:
     info = team.join().info  # before anything imports OneFlow
-    from kernels.framework.op_trace import executed_ops, forget_executed_ops
+    from kernels.framework.op_trace import executed_ops, reset_executed_ops
 
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
     first = _load(step.state, Path(start)) if start != "-" else 0
     results: list[Any] = []
     if kind == "cuda-graph":
-        forget_executed_ops()
+        reset_executed_ops()
     ahead = kind == "ahead-graph"
     for number in range(first, last):
         _start(step, number)

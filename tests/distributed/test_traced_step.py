@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from kernels.framework.coverage import uncovered_ops
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 from tests.distributed.traced_step_job import VARIANTS
 from tests.models.every_block import EVERY_BLOCK
 
@@ -30,7 +30,7 @@ def transfers(model: str, variant: str) -> dict[str, int]:
     return {ALL_REDUCE: 1 + sums, ALL_GATHER: 1, **in_one_graph}
 
 
-def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None:
+def check(lab: JobRunner, model: str, kind: str, variants: tuple[str, ...]) -> None:
     out = lab.root / f"{Path(model).stem}-{kind}.json"
     lab.run([str(out), model, kind, *variants], 2, module="tests.distributed.traced_step_job", seconds=SECONDS)
     traced = json.loads(out.read_text(encoding="utf-8"))
@@ -42,11 +42,11 @@ def check(lab: JobLab, model: str, kind: str, variants: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_op_of_two_rank_step_has_cuda_kernel(lab: JobLab, kind: str) -> None:
+def test_every_op_of_two_rank_step_has_cuda_kernel(lab: JobRunner, kind: str) -> None:
     check(lab, "yolov5n", kind, tuple(VARIANTS))
 
 
-def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
+def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobRunner) -> None:
     path = lab.root / "every_block.yaml"
     path.write_text(yaml.safe_dump(EVERY_BLOCK))
     check(lab, str(path), "BFLOAT16", ("plain", "accumulates"))
@@ -55,5 +55,5 @@ def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobLab) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["yolov5s", "yolov5m", "yolov5n6"])
-def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(lab: JobLab, model: str, kind: str) -> None:
+def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(lab: JobRunner, model: str, kind: str) -> None:
     check(lab, model, kind, ("plain", "sync-bn"))

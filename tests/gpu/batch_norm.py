@@ -66,7 +66,7 @@ def _inputs(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> _Inpu
     args.moving_mean, args.moving_variance = device.put(empty), device.put(empty + 1)
     args.statistics = device.put(np.stack([mean, inverse]))
     args.d_beta, args.d_gamma, args.both = device.put(empty), device.put(empty), device.put(np.stack([empty, empty]))
-    max_blocks = constant(_NORM, "kNormMostBlocks")
+    max_blocks = constant(_NORM, "kNormMaxBlocks")
     args.partial_sums = device.put(np.zeros((max_blocks, 2, channels), np.float32))
     args.counters = device.put(np.zeros(2, np.uint32))
     args.pixels, args.epsilon, args.rate = rows, _EPSILON, _RATE
@@ -85,7 +85,7 @@ def _pieces(rows: int, channels: int) -> int:
 
 
 def _start_cooperative(device: Device, kernel: str, args: ctypes.Structure) -> Callable[[], None]:
-    max_blocks = min(constant(_NORM, "kNormMostBlocks"), _pieces(args.rows, args.channels))
+    max_blocks = min(constant(_NORM, "kNormMaxBlocks"), _pieces(args.rows, args.channels))
     return cooperative(device, kernel, max_blocks, constant(_NORM, "kNormThreads"), args)
 
 

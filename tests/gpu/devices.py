@@ -161,7 +161,7 @@ class EmulatedGpu:
         )
 
     def launch_cooperative(self, kernel: str, max_blocks: int, threads: int, args: ctypes.Structure) -> None:
-        self._library.graph_train_check_launch_together(
+        self._library.graph_train_check_launch_cooperative(
             0, None, kernel.encode(), ctypes.c_int64(max_blocks), threads, ctypes.byref(args)
         )
 

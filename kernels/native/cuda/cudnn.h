@@ -1,5 +1,5 @@
-// cuDNN 8's convolutions, found in the library that OneFlow has loaded; declared here, so that no header of cuDNN is needed
-// (tests/kernels/native/test_cudnn.py compares with those of the wheel).
+// cuDNN 8's convolutions, found in the library that OneFlow has loaded; declared here, so that no header of cuDNN is
+// needed (tests/kernels/native/test_cudnn.py compares with those of the wheel).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ enum class Format : int { kChannelsLast = 1 };
 enum class Mode : int { kCrossCorrelation = 1 };
 enum class Math : int { kDefault = 0, kTensorCores = 1, kTensorCoresAllowConversion = 2, kFusedMultiplyAdd = 3 };
 
-// cudnnConvolutionFwdAlgoPerf_t, and those of the gradients, which are alike.
+// cudnnConvolutionFwdAlgoPerf_t and its equivalents for the gradients, which have the same layout.
 struct Performance {
   int algorithm;
   Status status;
@@ -29,7 +29,8 @@ struct Performance {
   int reserved[3];
 };
 
-// One of the three passes, which cuDNN declares in the same way. Two operands, then the result: (x, w, y), (w, dy, dx), (x, dy, dw).
+// One of the three passes, for which cuDNN's declarations are alike: two operands, then the result, (x, w, y), (w, dy,
+// dx) or (x, dy, dw).
 struct Pass {
   Status (*find_algorithms)(Handle, Descriptor, Descriptor, Descriptor convolution, Descriptor result, int wanted,
                             int* found, Performance* performances);
@@ -39,7 +40,7 @@ struct Pass {
                 int algorithm, void* workspace, size_t workspace_bytes, const void* beta, Descriptor, void* result);
 };
 
-// The functions that are used.
+// The functions that the plugin uses.
 struct Library {
   const char* (*error_string)(Status);
   Status (*create_tensor)(Descriptor*);
@@ -58,7 +59,7 @@ struct Library {
 // The loaded cuDNN; aborts with a message if there is none.
 const Library& library();
 
-// OneFlow's handle, which works on the op kernel's stream.
+// OneFlow's handle for the stream of the op kernel.
 Handle handle_of(user_op::KernelComputeContext* ctx);
 
 // Ends the process with a message that names the call, unless the status is success.

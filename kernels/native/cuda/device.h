@@ -3,7 +3,7 @@
 // A kernel takes one struct by value, declared in the header that its launching code includes too:
 //
 //   GT_KERNEL(scale_f32, ScaleArgs, 256) { ... threadIdx.x, args.x ... }       no barrier, no warp shuffle
-//   GT_BLOCK_KERNEL(sum_f32, SumArgs, 256) { ... __syncthreads(); ... }        threads of a block work together
+//   GT_BLOCK_KERNEL(sum_f32, SumArgs, 256) { ... __syncthreads(); ... }        threads of a block communicate
 // 256 is the maximum number of threads per block. Shared memory: GT_SHARED(float, partial, 256).
 #pragma once
 
@@ -36,7 +36,7 @@ constexpr int kWarp = 32;
   kind(name##_bf16, Args, threads) { name<Bfloat16>(args); } \
   kind(name##_f16, Args, threads) { name<Half>(args); }
 
-// Numbers of one 16-byte access.
+// Elements of one 16-byte access.
 template<typename T>
 constexpr int kPerAccess = 16 / sizeof(T);
 
@@ -45,35 +45,36 @@ struct alignas(16) Access {
   T values[kPerAccess<T>];
 };
 
-// Views of tensors may start anywhere.
+// Views of tensors may be unaligned.
 GT_DEVICE bool is_aligned(const void* pointer) { return reinterpret_cast<uint64_t>(pointer) % 16 == 0; }
 
-// `number` <= kMost numbers as floats, by 16-byte accesses where all are there and aligned; kMost is a multiple of 8.
-template<int kMost, typename T>
+// Loads `number` <= kMax elements as floats, by 16-byte accesses if there are kMax and they are aligned; kMax is a
+// multiple of 8.
+template<int kMax, typename T>
 GT_DEVICE void load_floats(const T* from, int number, float* to) {
-  if (number == kMost && is_aligned(from)) {
-    for (int first = 0; first < kMost; first += kPerAccess<T>) {
+  if (number == kMax && is_aligned(from)) {
+    for (int first = 0; first < kMax; first += kPerAccess<T>) {
       const auto access = *reinterpret_cast<const Access<T>*>(from + first);
       for (int i = 0; i < kPerAccess<T>; ++i) to[first + i] = to_float(access.values[i]);
     }
     return;
   }
-  for (int i = 0; i < kMost; ++i) {
+  for (int i = 0; i < kMax; ++i) {
     if (i < number) to[i] = to_float(from[i]);
   }
 }
 
-template<int kMost, typename T>
+template<int kMax, typename T>
 GT_DEVICE void store_floats(T* to, int number, const float* from) {
-  if (number == kMost && is_aligned(to)) {
-    for (int first = 0; first < kMost; first += kPerAccess<T>) {
+  if (number == kMax && is_aligned(to)) {
+    for (int first = 0; first < kMax; first += kPerAccess<T>) {
       Access<T> access;
       for (int i = 0; i < kPerAccess<T>; ++i) access.values[i] = from_float<T>(from[first + i]);
       *reinterpret_cast<Access<T>*>(to + first) = access;
     }
     return;
   }
-  for (int i = 0; i < kMost; ++i) {
+  for (int i = 0; i < kMax; ++i) {
     if (i < number) to[i] = from_float<T>(from[i]);
   }
 }
@@ -98,8 +99,9 @@ GT_DEVICE T block_sum(T value) {
   return total;
 }
 
-// Waits until all blocks of a cooperative launch have arrived; their earlier writes are visible afterwards. `counters` are
-// two zeros in global memory, which belong to this launch and are zero again once every block has called leave_grid.
+// Waits until all blocks of a cooperative launch have arrived; their earlier writes are visible afterwards. `counters`
+// are two zeros in global memory, which belong to this launch and are zero again once every block has called
+// leave_grid.
 GT_DEVICE void grid_barrier(unsigned int* counters) {
   __syncthreads();
   if (threadIdx.x == 0) {

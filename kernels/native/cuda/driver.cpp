@@ -9,7 +9,7 @@ namespace graph_train::cuda {
 
 namespace {
 
-// Where libcuda is looked for; tests put a recording one in its place before the first call.
+// File name of the driver library; tests replace it by a recording one before the first call.
 std::string& library_name() {
   static std::string name = "libcuda.so.1";
   return name;
@@ -65,7 +65,7 @@ void check(Result result, const char* call) {
   LOG(FATAL) << "CUDA: " << call << ": " << (text == nullptr ? "unknown error" : text) << " (" << result << ")";
 }
 
-// For tests: another library in place of libcuda.so.1, before anything has used it.
+// For tests: loads another library in place of libcuda.so.1; call it before the first use.
 extern "C" GT_EXPORT void graph_train_cuda_library(const char* path) { library_name() = path; }
 
 }  // namespace graph_train::cuda

@@ -17,14 +17,14 @@ namespace {
 using namespace cudnn;
 
 constexpr Status kBadParameter = 3, kNotSupported = 9;
-// Of every algorithm that can be taken; tests may ask for more.
+// Workspace of every usable algorithm; tests may require more.
 constexpr size_t kLeastWorkspace = 1000;
 std::atomic<size_t> workspace_of_all{kLeastWorkspace};
 std::atomic<int> some_are_deterministic{1};
 
 enum class Kind { kTensor, kFilter, kConvolution };
 
-// Descriptors live as long as the process, as those of the plans do.
+// Descriptors are never freed, like those of the plans.
 struct Described {
   Kind kind;
   DataType type;
@@ -41,7 +41,7 @@ struct Described {
 
 Described& get(Descriptor descriptor, Kind kind) {
   auto* described = static_cast<Described*>(descriptor);
-  if (described == nullptr || described->kind != kind) stop("a descriptor of another kind");
+  if (described == nullptr || described->kind != kind) stop("wrong kind of descriptor");
   return *described;
 }
 
@@ -106,7 +106,7 @@ Status output_size(Descriptor of, Descriptor x, Descriptor filter, int* n, int* 
   return 0;
 }
 
-// The three tensors of a pass by name, whatever the order in which the pass takes them.
+// The three tensors of a pass by name, independent of the order of the pass's arguments.
 template<typename T>
 struct Named {
   T x, weights, y;
@@ -119,15 +119,15 @@ Named<T> named(T first, T second, T result) {
   return {first, result, second};
 }
 
-// Stops where the descriptors do not fit together.
+// Returns the shape; aborts if the descriptors do not match.
 ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descriptor) {
   const Described &x = get(of.x, Kind::kTensor), &weights = get(of.weights, Kind::kFilter),
                   &y = get(of.y, Kind::kTensor), &convolution = get(descriptor, Kind::kConvolution);
   int out[4];
   output_size(descriptor, of.x, of.weights, out, out + 1, out + 2, out + 3);
-  if (!std::equal(out, out + 4, y.sizes)) stop("the output has another size");
+  if (!std::equal(out, out + 4, y.sizes)) stop("wrong output size");
   if (x.sizes[1] != weights.sizes[1] * convolution.groups || y.sizes[1] % convolution.groups != 0) {
-    stop("channels and groups do not fit");
+    stop("channels and groups do not match");
   }
   if (x.type != weights.type || x.type != y.type) stop("different types");
   const Math wanted = x.type == DataType::kFloat ? Math::kFusedMultiplyAdd : Math::kTensorCores;
@@ -178,7 +178,7 @@ int64_t count_of(Descriptor descriptor) {
   return int64_t{1} * sizes[0] * sizes[1] * sizes[2] * sizes[3];
 }
 
-// float32 of a tensor of any type, and back.
+// Convert a tensor of any type to float32 and back.
 template<typename T>
 void widen(const void* from, std::vector<float>* to) {
   for (size_t i = 0; i < to->size(); ++i) (*to)[i] = to_float(static_cast<const T*>(from)[i]);
@@ -206,9 +206,10 @@ Status run(Handle, const void* alpha, Descriptor first, const void* first_data, 
            const void* beta, Descriptor result, void* result_data) {
   const auto of = named<pass>(first, second, result);
   const ConvolutionShape shape = checked_shape(of, convolution);
-  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) stop("an algorithm that is not to be taken");
+  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) stop("this algorithm must not be chosen");
   if (workspace == nullptr || bytes < kLeastWorkspace) stop("the workspace is too small");
-  if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0) stop("only alpha 1 and beta 0");
+  if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0)
+    stop("alpha must be 1 and beta 0");
   std::memset(workspace, 0xA5, kLeastWorkspace);
   const auto data = named<pass>(const_cast<void*>(first_data), const_cast<void*>(second_data), result_data);
   for (const void* pointer : {data.x, data.weights, data.y}) {
@@ -246,7 +247,8 @@ const Library& emulated_cudnn() {
   return table;
 }
 
-// Bytes of workspace that every algorithm needs from now on, and whether any of them is deterministic (0 or 1).
+// Sets the workspace in bytes that every algorithm needs from now on, and whether any of them is deterministic (0 or
+// 1).
 extern "C" GT_EXPORT void graph_train_emulated_cudnn_offers(uint64_t workspace, int deterministic) {
   workspace_of_all = workspace;
   some_are_deterministic = deterministic;

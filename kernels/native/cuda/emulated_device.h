@@ -1,5 +1,5 @@
 // An emulated CUDA device: driver and cuDNN functions executed on the CPU, for tests. Only the build for
-// --kernels emulated-cuda holds it.
+// --kernels emulated-cuda contains it.
 #pragma once
 
 #include "native/cuda/cudnn.h"

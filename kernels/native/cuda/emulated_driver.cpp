@@ -11,7 +11,7 @@ namespace graph_train::cuda {
 
 namespace {
 
-// Few, so that kernels whose blocks wait for each other stay quick, and more than one, so that they have to.
+// More than one, so that blocks have to wait for each other; few, so that this stays fast.
 constexpr int kMultiprocessors = 2;
 
 char context, module_image;
@@ -77,8 +77,8 @@ Result launch(Function function, unsigned int gx, unsigned int gy, unsigned int 
   return run(false, function, {gx, gy, gz}, {bx, by, bz}, parameters);
 }
 
-Result launch_together(Function function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,
-                       unsigned int by, unsigned int bz, unsigned int, Stream, void** parameters) {
+Result launch_cooperative(Function function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx,
+                          unsigned int by, unsigned int bz, unsigned int, Stream, void** parameters) {
   return run(true, function, {gx, gy, gz}, {bx, by, bz}, parameters);
 }
 
@@ -108,7 +108,7 @@ Result synchronize(Stream) { return 0; }
 
 const Driver& emulated_driver() {
   static const Driver table{succeed_int, error_string, device_get,   attribute, retain,     get_current,
-                            set_current, load,         get_function, occupancy, launch,     launch_together,
+                            set_current, load,         get_function, occupancy, launch,     launch_cooperative,
                             allocate,    release,      set,          copy,      synchronize};
   return table;
 }

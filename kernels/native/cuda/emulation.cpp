@@ -59,7 +59,7 @@ const Kernel*& kernels() {
   return first;
 }
 
-std::atomic<uint64_t> order_seed{0};  // 0: in the order of their numbers
+std::atomic<uint64_t> order_seed{0};  // 0: ascending order
 
 [[noreturn]] void stop(const char* kernel, const char* what) {
   std::fprintf(stderr, "emulated CUDA kernel %s: %s\n", kernel, what);
@@ -100,12 +100,12 @@ struct Stacks {
       return stack;
     }
     void* made = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (made == MAP_FAILED) stop("-", "no memory for the stacks of its threads");
+    if (made == MAP_FAILED) stop("-", "out of memory for the stacks of its threads");
     return static_cast<char*>(made);
   }
 };
 
-// What one thread of the host executes.
+// State of one host thread.
 struct Worker {
   Stacks stacks;
   const Kernel* kernel = nullptr;
@@ -156,13 +156,13 @@ void fiber_main() {
 void prepare(Fiber* fiber) {
   fiber->stack = worker.stacks.take();
   auto** top = reinterpret_cast<void**>(fiber->stack + kStackBytes);
-  *--top = nullptr;  // where a caller's return address would be: keeps the stack aligned as the ABI wants it
+  *--top = nullptr;  // in place of a return address: keeps the stack aligned as the ABI requires
   *--top = reinterpret_cast<void*>(fiber_main);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
   fiber->stack_pointer = top;
 }
 
-// The fibers that share a warp with this one, by lane.
+// The fibers of one warp, by lane.
 std::vector<Fiber*> warp_of(const Block& block, size_t index) {
   const size_t first = index / kLanes * kLanes;
   return {block.fibers.begin() + first, block.fibers.begin() + std::min(first + kLanes, block.fibers.size())};
@@ -176,7 +176,7 @@ void release(const std::vector<Fiber*>& fibers) {
   for (Fiber* fiber : fibers) fiber->waiting = Waiting::kNot;
 }
 
-// Resumes fibers whose wait is over; false if there are none.
+// Releases fibers that wait for nothing more; returns false if there are none.
 bool release_complete(const std::vector<std::unique_ptr<Block>>& blocks) {
   bool released = false;
   for (const auto& block : blocks) {
@@ -273,7 +273,7 @@ void run_block(const Kernel& kernel, Dimensions grid, Dimensions size, uint64_t 
   run_fibers(blocks, order.get());
 }
 
-void run_together(const Kernel& kernel, Dimensions grid, Dimensions size, uint64_t count, const void* args) {
+void run_cooperative(const Kernel& kernel, Dimensions grid, Dimensions size, uint64_t count, const void* args) {
   worker.kernel = &kernel;
   worker.args = args;
   Order order(0);
@@ -288,8 +288,8 @@ void run_together(const Kernel& kernel, Dimensions grid, Dimensions size, uint64
 
 }  // namespace
 
-Kernel::Kernel(const char* name, size_t args_bytes, int most_threads, bool uses_barriers, void (*run)(const void*))
-    : name(name), args_bytes(args_bytes), most_threads(most_threads), uses_barriers(uses_barriers), run(run),
+Kernel::Kernel(const char* name, size_t args_bytes, int max_threads, bool uses_barriers, void (*run)(const void*))
+    : name(name), args_bytes(args_bytes), max_threads(max_threads), uses_barriers(uses_barriers), run(run),
       next(kernels()) {
   kernels() = this;
 }
@@ -303,9 +303,8 @@ const Kernel* find_kernel(const char* name) {
 
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together) {
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  if (static_cast<int>(block.x * block.y * block.z) > kernel.most_threads)
-    stop(kernel.name, "too many threads a block");
-  if (together) return run_together(kernel, grid, block, blocks, args);
+  if (static_cast<int>(block.x * block.y * block.z) > kernel.max_threads) stop(kernel.name, "too many threads a block");
+  if (together) return run_cooperative(kernel, grid, block, blocks, args);
   parallel_for(static_cast<int64_t>(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) run_block(kernel, grid, block, index, args);
   });
@@ -337,7 +336,7 @@ void spin() {
 
 void* shared_memory(const void* key, size_t bytes) {
   auto& memory = worker.block->shared[key];
-  // Not zero: on a GPU it holds anything.
+  // Not zero, because on a GPU the content is undefined.
   if (memory.empty()) memory.assign(bytes, static_cast<char>(0xA5));
   return memory.data();
 }
@@ -346,7 +345,7 @@ void* shared_memory(const void* key, size_t bytes) {
 
 namespace graph_train {
 
-// Threads of a block run in a random order that follows from the seed; 0: in the order of their numbers.
+// Sets the seed for the order of the threads of a block; 0: ascending order.
 extern "C" GT_EXPORT void graph_train_emulated_order(uint64_t seed) { emulation::order_seed = seed; }
 
 }  // namespace graph_train

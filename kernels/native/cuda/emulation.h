@@ -1,7 +1,7 @@
-// CUDA's built-ins for kernels compiled by g++, so that tests run the GPU's sources on a CPU.
+// CUDA's built-ins for kernels compiled by g++, so that tests run the CUDA sources on a CPU.
 //
 // Threads of a block are executed one after another, in the order of their numbers or (graph_train_emulated_order) in a
-// random one. Those of a GT_BLOCK_KERNEL are fibers that change places at barriers and warp shuffles; a barrier that some
+// random one. Those of a GT_BLOCK_KERNEL are fibers that switch at barriers and warp shuffles. A barrier that some
 // thread of the block never reaches, which would hang or misbehave on a GPU, ends the process with a message.
 #pragma once
 
@@ -17,35 +17,35 @@ struct Dimensions {
   unsigned int x = 1, y = 1, z = 1;
 };
 
-// Where the running thread is.
+// Indices of the running thread.
 struct Position {
   Dimensions thread, block, block_size, grid;
 };
 extern thread_local Position position;
 
-// A kernel as the emulated driver finds it.
+// A kernel, registered for the emulated driver.
 struct Kernel {
-  Kernel(const char* name, size_t args_bytes, int most_threads, bool uses_barriers, void (*run)(const void*));
+  Kernel(const char* name, size_t args_bytes, int max_threads, bool uses_barriers, void (*run)(const void*));
   const char* name;
   size_t args_bytes;
-  int most_threads;
+  int max_threads;
   bool uses_barriers;
   void (*run)(const void* args);
   const Kernel* next;
 };
 const Kernel* find_kernel(const char* name);
 
-// Runs all threads; with `together` all blocks are under way at once, as in a cooperative launch.
+// Runs all threads; with `together`, all blocks run at the same time, as in a cooperative launch.
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together);
 
 void block_barrier();
-// Waits for the other lanes of this warp; every lane has then left `own`, up to 8 bytes, where `of_lane` finds it until
-// the next exchange.
+// Waits for the other lanes of this warp. Afterwards `of_lane` returns the value `own` of any lane, up to 8 bytes,
+// until the next exchange.
 void exchange_in_warp(const void* own, size_t bytes);
 const void* of_lane(unsigned int lane);
-// Lets other threads of a cooperative launch go on.
+// Lets other threads of a cooperative launch continue.
 void spin();
-// Memory of the running block, the same for every thread; `key` tells the declarations of a kernel apart.
+// Shared memory of the running block; `key` identifies the declaration in the kernel.
 void* shared_memory(const void* key, size_t bytes);
 
 template<typename T>

@@ -21,7 +21,7 @@ struct Table {
   Pointer memory;
 };
 
-// What belongs to one device.
+// Context, modules and functions of one device.
 struct OnDevice {
   Context context = nullptr;
   std::vector<Module> modules;
@@ -33,7 +33,7 @@ std::mutex& mutex() {
   return made;
 }
 
-// cubins or PTX for a device, as graph_train_cuda_add_image was given them.
+// The cubins or PTX of a device that were passed to graph_train_cuda_add_image.
 std::vector<std::string>& images_of(int device) {
   static auto* made = new std::map<int, std::vector<std::string>>;
   auto& images = (*made)[device];
@@ -109,7 +109,7 @@ int attribute(int device, Attribute which) {
 
 Queue queue_of(user_op::KernelComputeContext* ctx) {
 #ifdef GT_EMULATED_CUDA
-  return {0, ctx->stream()};  // only to tell kernels apart that run beside one another
+  return {0, ctx->stream()};  // only to distinguish kernels that run concurrently
 #else
   auto* stream = ctx->stream();
   return {static_cast<int>(stream->device()->device_index()),
@@ -122,36 +122,38 @@ void make_current(int device) {
   enter(device);
 }
 
+namespace {
+
+// Finds a kernel and counts its launch.
+Function function_to_launch(const Queue& queue, const std::string& name) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  const Function function = function_of(queue.device, name);
+  ++counts()[name];
+  return function;
+}
+
+}  // namespace
+
 void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned int threads, const void* args) {
-  Function function;
-  {
-    const std::lock_guard<std::mutex> lock(mutex());
-    function = function_of(queue.device, name);
-    ++counts()[name];
-  }
+  const Function function = function_to_launch(queue, name);
   void* parameters[] = {const_cast<void*>(args)};
   GT_CUDA_CHECK(launch_kernel(function, grid.x, grid.y, grid.z, threads, 1, 1, 0, queue.stream, parameters, nullptr));
 }
 
-int64_t blocks_together(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads) {
+int64_t cooperative_blocks(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads) {
   int on_each = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex());
     GT_CUDA_CHECK(occupancy(&on_each, function_of(queue.device, name), static_cast<int>(threads), 0));
   }
   const int64_t fit = static_cast<int64_t>(on_each) * multiprocessors(queue.device);
-  return std::max<int64_t>(1, std::min(fit, most_blocks));
+  return std::max<int64_t>(1, std::min(fit, max_blocks));
 }
 
-void launch_together_raw(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads,
-                         const void* args) {
-  const auto blocks = static_cast<unsigned int>(blocks_together(queue, name, most_blocks, threads));
-  Function function;
-  {
-    const std::lock_guard<std::mutex> lock(mutex());
-    function = function_of(queue.device, name);
-    ++counts()[name];
-  }
+void launch_cooperative_raw(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads,
+                            const void* args) {
+  const auto blocks = static_cast<unsigned int>(cooperative_blocks(queue, name, max_blocks, threads));
+  const Function function = function_to_launch(queue, name);
   void* parameters[] = {const_cast<void*>(args)};
   GT_CUDA_CHECK(launch_cooperative_kernel(function, blocks, 1, 1, threads, 1, 1, 0, queue.stream, parameters));
 }
@@ -179,7 +181,7 @@ void* workspace(const Queue& queue, size_t bytes) {
   if (block.bytes < bytes) {
     enter(queue.device);
     if (block.memory != 0) {
-      GT_CUDA_CHECK(stream_synchronize(queue.stream));  // what was launched may still use it
+      GT_CUDA_CHECK(stream_synchronize(queue.stream));  // launched kernels may still use it
       GT_CUDA_CHECK(memory_free(block.memory));
     }
     block = {};
@@ -200,13 +202,13 @@ const void* device_table_raw(const Queue& queue, const void* table, size_t bytes
   }
   enter(queue.device);
   if (tables.size() == kTables) {
-    GT_CUDA_CHECK(stream_synchronize(queue.stream));  // what was launched may still read it
+    GT_CUDA_CHECK(stream_synchronize(queue.stream));  // launched kernels may still read it
     GT_CUDA_CHECK(memory_free(tables.back().memory));
     tables.pop_back();
   }
   tables.push_front({std::string(static_cast<const char*>(table), bytes), 0});
   GT_CUDA_CHECK(memory_allocate(&tables.front().memory, bytes));
-  // From the entry's own content, which stays where it is until the copy is done.
+  // Copied from the entry's content, whose address does not change before the copy is done.
   GT_CUDA_CHECK(memory_copy_to_device(tables.front().memory, tables.front().content.data(), bytes, queue.stream));
   return reinterpret_cast<const void*>(tables.front().memory);
 }
@@ -255,20 +257,20 @@ const char* kept(const std::string& text) {
 
 }  // namespace
 
-// A cubin, or PTX ending in a zero, for the device of that ordinal; all are given before its first kernel is launched.
+// Adds a cubin, or null-terminated PTX, for a device; call it before the first kernel is launched on the device.
 extern "C" GT_EXPORT void graph_train_cuda_add_image(int device, const char* image, int64_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex());
   images_of(device).emplace_back(image, bytes);
 }
 
-// Names of the ops that have a CUDA kernel, a line each.
+// Names of the ops that have a CUDA kernel, one per line.
 extern "C" GT_EXPORT const char* graph_train_cuda_ops() {
   std::ostringstream names;
   for (const std::string& op : covered_ops()) names << op << '\n';
   return kept(names.str());
 }
 
-// What has been started since the counts were reset: name, space, number; a line each.
+// Numbers of launches, cuDNN calls and memsets since the last reset: name, space, number; one per line.
 extern "C" GT_EXPORT const char* graph_train_cuda_counts() {
   const std::lock_guard<std::mutex> lock(mutex());
   std::ostringstream lines;

@@ -17,51 +17,53 @@
 
 namespace graph_train::cuda {
 
-// What an op kernel runs on.
+// The device and stream of an op kernel.
 struct Queue {
   int device;  // ordinal
   Stream stream;
 };
 Queue queue_of(user_op::KernelComputeContext* ctx);
 
-// For libraries that use the current device of the thread.
+// Makes the device current in this thread, for libraries that use the current device.
 void make_current(int device);
 
 struct Size {
   unsigned int x = 1, y = 1, z = 1;
 };
 
-// Launches the kernel of that name, whose one parameter is the struct at `args`.
+// Launches a kernel by name; its only parameter is the struct at `args`.
 void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned int threads, const void* args);
-// All blocks are under way at once and may wait for each other (grid_barrier); as many as fit on the device, and at most
-// `most_blocks`. Kernels that do so get `grid_counters(queue)`.
-void launch_together_raw(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads,
-                         const void* args);
+// Cooperative launch of as many blocks as fit on the device, at most `max_blocks`: they run at the same time and may
+// wait for each other by grid_barrier, with `grid_counters(queue)`.
+void launch_cooperative_raw(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads,
+                            const void* args);
 
 template<typename Args>
 void launch(const Queue& queue, const std::string& name, Size grid, unsigned int threads, const Args& args) {
   launch_raw(queue, name, grid, threads, &args);
 }
 template<typename Args>
-void launch_together(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads,
-                     const Args& args) {
-  launch_together_raw(queue, name, most_blocks, threads, &args);
+void launch_cooperative(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads,
+                        const Args& args) {
+  launch_cooperative_raw(queue, name, max_blocks, threads, &args);
 }
-// How many blocks launch_together will start.
-int64_t blocks_together(const Queue& queue, const std::string& name, int64_t most_blocks, unsigned int threads);
+// Number of blocks that launch_cooperative will start.
+int64_t cooperative_blocks(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads);
 
-// Two zeros for grid_barrier; every kernel leaves them zero. One pair a stream, whose kernels run one after another.
+// Two zeros for grid_barrier; every kernel leaves them zero. Kernels of a stream share a pair, as they run one after
+// another.
 unsigned int* grid_counters(const Queue& queue);
 
-// A copy of a host table in device memory. Equal tables share a copy, so a compiled graph, whose tensors have fixed addresses, copies each table once.
+// A copy of a host table in device memory. Equal tables share a copy, so a compiled graph, whose tensors have fixed
+// addresses, copies each table once.
 const void* device_table_raw(const Queue& queue, const void* table, size_t bytes);
 template<typename T>
 const T* device_table(const Queue& queue, const std::vector<T>& table) {
   return static_cast<const T*>(device_table_raw(queue, table.data(), table.size() * sizeof(T)));
 }
 
-// Memory for the one that runs next on this stream, as cuDNN wants it; its content is undefined. One block a stream, which
-// grows to the largest request: only then is the stream waited for.
+// Workspace for the next kernel on this stream, such as cuDNN's; its content is undefined. Each stream has one block,
+// which grows to the largest request; growing synchronises with the stream.
 void* workspace(const Queue& queue, size_t bytes);
 
 void set_zero(const Queue& queue, void* memory, size_t bytes);
@@ -69,21 +71,21 @@ void set_zero(const Queue& queue, void* memory, size_t bytes);
 int multiprocessors(int device);
 int compute_capability(int device);  // 10 * major + minor
 
-// Blocks for `items` at `per_block` each; at least one.
+// Number of blocks for `items` items, `per_block` in each; at least one.
 inline Size blocks_for(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;
   return {static_cast<unsigned int>(blocks < 1 ? 1 : blocks)};
 }
 
-// "kernel" with the ending of GT_KERNEL_OF_ACTIVATIONS for a type.
+// Name of a kernel of GT_KERNEL_OF_ACTIVATIONS for a type.
 std::string name_of(const char* kernel, oneflow::DataType type);
 
-// Notes that an op has a CUDA kernel, for the list that tests and benchmarks read.
+// Adds an op to the list of those with a CUDA kernel, which tests and benchmarks read.
 struct Covered {
   explicit Covered(const char* op);
 };
 
-// Launches, including cuDNN calls, since the last graph_train_cuda_reset_counts.
+// Counts a launch or cuDNN call for graph_train_cuda_counts.
 void count(const std::string& what);
 
 }  // namespace graph_train::cuda

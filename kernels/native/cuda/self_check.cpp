@@ -1,4 +1,4 @@
-// What launch.h offers, for tests without an op: they put a recording driver in the place of libcuda.
+// The functions of launch.h, for tests without an op that replace libcuda by a recording driver.
 #include "native/cuda/launch.h"
 
 namespace graph_train::cuda {
@@ -8,10 +8,10 @@ extern "C" GT_EXPORT void graph_train_check_launch(int device, void* stream, con
   launch_raw({device, stream}, kernel, {grid[0], grid[1], grid[2]}, threads, args);
 }
 
-extern "C" GT_EXPORT void graph_train_check_launch_together(int device, void* stream, const char* kernel,
-                                                            int64_t most_blocks, unsigned int threads,
-                                                            const void* args) {
-  launch_together_raw({device, stream}, kernel, most_blocks, threads, args);
+extern "C" GT_EXPORT void graph_train_check_launch_cooperative(int device, void* stream, const char* kernel,
+                                                               int64_t max_blocks, unsigned int threads,
+                                                               const void* args) {
+  launch_cooperative_raw({device, stream}, kernel, max_blocks, threads, args);
 }
 
 extern "C" GT_EXPORT const void* graph_train_check_table(int device, void* stream, const void* table, int64_t bytes) {

@@ -7,7 +7,7 @@
 namespace graph_train {
 
 constexpr int kActivateThreads = 256;
-// Numbers of one thread.
+// Elements per thread.
 constexpr int kActivatePerThread = 8;
 
 // In the order of kernels/ops/activation_function/function.py.
@@ -23,7 +23,7 @@ struct ActivateArgs {
   float parameter;  // slope of LeakyReLU, alpha of ELU
 };
 
-// tanh(log(1 + e^x)) and 1 minus it, both accurate for every x.
+// tanh(log(1 + e^x)) and 1 minus that, both accurate for every x.
 struct MishGate {
   float open, shut;
 };

@@ -5,8 +5,6 @@ namespace graph_train {
 
 namespace {
 
-constexpr int64_t kNumbersPerThread = 1 << 13;
-
 // Loops for each kind, inlined into functions that are compiled for each instruction set.
 template<typename T>
 struct Values {
@@ -51,14 +49,11 @@ GT_VECTOR void activate(const ActivateArgs& args, Bfloat16, int64_t begin, int64
 }
 
 template<typename T, bool kGradient>
-class ActivateKernelOf final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ActivateKernelOf final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const ActivateArgs args = activate_args(ctx, kGradient);
-    parallel_for(args.count, kNumbersPerThread, [&](int64_t begin, int64_t end) { activate(args, T{}, begin, end); });
+    parallel_for(args.count, grain_of(1), [&](int64_t begin, int64_t end) { activate(args, T{}, begin, end); });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>

@@ -12,7 +12,7 @@ struct AttentionShape {
   int64_t images, tokens, channels, heads;
 
   GT_HOST_DEVICE int64_t head_channels() const { return channels / heads; }
-  // Number of rows of weights.
+  // Number of rows of the attention weights.
   GT_HOST_DEVICE int64_t rows() const { return images * heads * tokens; }
   // The factor of the scores: 1 / sqrt(channels of a head).
   GT_HOST_DEVICE float scale() const { return 1.0f / sqrtf(static_cast<float>(head_channels())); }

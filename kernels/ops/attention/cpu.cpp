@@ -1,4 +1,4 @@
-// Self-attention on the CPU: matrix products of oneDNN, a head of an image at a time, shared among the threads.
+// Self-attention on the CPU with oneDNN's matrix products; each thread processes one head of one image at a time.
 #include <type_traits>
 #include <vector>
 
@@ -33,11 +33,11 @@ GT_VECTOR void softmax(float* scores, int64_t count) {
   double sum = 0.0;
   for (int64_t i = 0; i < count; ++i) scores[i] = exp_of_negative(scores[i] - highest);
   for (int64_t i = 0; i < count; ++i) sum += scores[i];
-  const auto share = static_cast<float>(1.0 / sum);
-  for (int64_t i = 0; i < count; ++i) scores[i] *= share;
+  const auto scale = static_cast<float>(1.0 / sum);
+  for (int64_t i = 0; i < count; ++i) scores[i] *= scale;
 }
 
-// Gradients of weights that add up to 1 become those of the scores.
+// Converts the gradients of the attention weights, in place, to those of the scores.
 GT_VECTOR void softmax_gradient(const float* weights, float* gradient, int64_t count) {
   double mean = 0.0;
   for (int64_t i = 0; i < count; ++i) mean += static_cast<double>(weights[i]) * gradient[i];
@@ -67,7 +67,7 @@ void attend(const Head& head, const Matrix& y) {
   multiply(head.tokens, head.channels, head.tokens, 1.0f, head.weights, head.value, y);
 }
 
-// `gradient` has the places of x for the gradients of query, key and value.
+// `gradient` has the layout of x and receives the gradients of query, key and value.
 void attend_gradient(const Head& head, const Matrix& dy, const Head& gradient, float* memory) {
   const Matrix scores{memory, head.tokens};
   multiply(head.tokens, head.channels, head.tokens, 1.0f, transposed(head.weights), dy, gradient.value);
@@ -107,9 +107,7 @@ class Floats {
 };
 
 template<typename T>
-class AttentionKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AttentionKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const AttentionArgs args = attention_args(ctx, false);
     const AttentionShape s = args.shape;
@@ -125,13 +123,10 @@ class AttentionKernel final : public user_op::OpKernel {
     });
     y.finish();
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class AttentionGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class AttentionGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const AttentionArgs args = attention_args(ctx, true);
     const AttentionShape s = args.shape;
@@ -149,7 +144,6 @@ class AttentionGradKernel final : public user_op::OpKernel {
     });
     dx.finish();
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_ACTIVATION_KERNEL("graph_train_attention", AttentionKernel, GT_ALWAYS);

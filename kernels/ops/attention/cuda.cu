@@ -1,10 +1,11 @@
-// Self-attention: a block has one query of one head, or one key; sums over channels and tokens are float, in one order.
+// Self-attention: a block processes one query of one head, or one key. Sums over channels and tokens are float, in a
+// fixed order.
 #include "native/cuda/device.h"
 #include "ops/attention/attention.h"
 
 namespace graph_train {
 
-// One row of the weights: the token whose query, or key, a block has.
+// The token whose query, or key, a block processes.
 struct AttentionRow {
   int64_t image, head, token;
   int64_t first;  // of this head's channels in an image of three times the channels
@@ -15,7 +16,7 @@ GT_DEVICE AttentionRow row_of_block(const AttentionShape& s) {
   return {image, head, blockIdx.x - line * s.tokens, image * s.tokens * 3 * s.channels + head * s.head_channels()};
 }
 
-// Neighbouring threads have rows that lie far apart, so each reads as many channels at once as it can.
+// Rows of neighbouring threads are far apart in memory, so each thread reads several channels at once.
 template<typename T>
 GT_DEVICE float dot(const T* a, const T* b, int64_t count) {
   constexpr int kAtOnce = 8;
@@ -31,8 +32,8 @@ GT_DEVICE float dot(const T* a, const T* b, int64_t count) {
   return sum;
 }
 
-// The largest number of a block; every thread gets it. All threads of the block must call it.
-GT_DEVICE float block_largest(float value) {
+// Maximum over a block; every thread gets it. All threads of the block must call it.
+GT_DEVICE float block_max(float value) {
   GT_SHARED(float, of_warps, kAttentionThreads / kWarp);
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, value, distance);
@@ -62,14 +63,14 @@ GT_DEVICE void attention(const AttentionArgs& args) {
     weights[key] = score;
     if (score > largest) largest = score;
   }
-  largest = block_largest(largest);
+  largest = block_max(largest);
   double sum = 0.0;
   for (int64_t key = threadIdx.x; key < s.tokens; key += kAttentionThreads) {
     weights[key] = exp_of_negative(weights[key] - largest);
     sum += weights[key];
   }
-  const auto share = static_cast<float>(1.0 / block_sum<kAttentionThreads>(sum));
-  for (int64_t key = threadIdx.x; key < s.tokens; key += kAttentionThreads) weights[key] *= share;
+  const auto scale = static_cast<float>(1.0 / block_sum<kAttentionThreads>(sum));
+  for (int64_t key = threadIdx.x; key < s.tokens; key += kAttentionThreads) weights[key] *= scale;
   __syncthreads();
   T* out = static_cast<T*>(args.out) + (row.image * s.tokens + row.token) * s.channels + row.head * size;
   for (int64_t channel = threadIdx.x; channel < size; channel += kAttentionThreads) {
@@ -79,7 +80,7 @@ GT_DEVICE void attention(const AttentionArgs& args) {
   }
 }
 
-// Gradients of one query's scores, which are kept for the other kernel, and of the query.
+// Gradients of the query and of its scores, which are stored for the other kernel.
 template<typename T>
 GT_DEVICE void attention_query_grad(const AttentionArgs& args) {
   const AttentionShape s = args.shape;
@@ -121,10 +122,10 @@ GT_DEVICE void attention_key_grad(const AttentionArgs& args) {
   for (int64_t index = threadIdx.x; index < 2 * size; index += kAttentionThreads) {
     const bool of_value = index >= size;
     const int64_t channel = of_value ? index - size : index, step = of_value ? s.channels : width;
-    const float* shares = (of_value ? args.weights : args.d_scores) + column;
+    const float* factors = (of_value ? args.weights : args.d_scores) + column;
     const T* from = (of_value ? dy : queries) + channel;
     float sum = 0.0f;
-    for (int64_t query = 0; query < s.tokens; ++query) sum += shares[query * s.tokens] * to_float(from[query * step]);
+    for (int64_t query = 0; query < s.tokens; ++query) sum += factors[query * s.tokens] * to_float(from[query * step]);
     d_key[of_value ? s.channels + channel : channel] = from_float<T>(of_value ? sum : sum * s.scale());
   }
 }

@@ -7,10 +7,11 @@
 namespace graph_train {
 
 constexpr int kViewThreads = 256;
-constexpr int kMostViews = 8;
-constexpr float kLargestPixel = 255.0f;
+constexpr int kMaxViews = 8;
+constexpr float kMaxPixel = 255.0f;
 
-// Pixels of the image (rows, columns), of the image scaled, and of the view, which has a border right and below.
+// Sizes in pixels of the image (rows, columns), of the scaled image, and of the view, which has a border right and
+// below.
 struct ViewArgs {
   const uint8_t* images;  // (planes, rows, columns)
   float* out;             // (planes, out_rows, out_columns)
@@ -19,10 +20,10 @@ struct ViewArgs {
   int32_t mirrored;  // left to right, before it is scaled
 };
 
-// The two neighbours of a pixel of the scaled image, and the weight of the second.
+// The two source pixels of a pixel of the scaled image, and the weight of the second.
 struct Neighbours {
   int64_t first, second;
-  float share;
+  float weight;
 };
 
 // Pixel centres are half a pixel from their corners, as in PyTorch's `interpolate` with `align_corners=False`.
@@ -39,18 +40,18 @@ GT_HOST_DEVICE Neighbours neighbours_of(int64_t place, int64_t size, int64_t sca
 GT_HOST_DEVICE Neighbours columns_of(const ViewArgs& args, int64_t column) {
   const Neighbours own = neighbours_of(column, args.columns, args.scaled_columns);
   if (args.mirrored == 0) return own;
-  return {args.columns - 1 - own.first, args.columns - 1 - own.second, own.share};
+  return {args.columns - 1 - own.first, args.columns - 1 - own.second, own.weight};
 }
 
 GT_HOST_DEVICE float between(const uint8_t* row, const Neighbours& columns) {
-  return (1.0f - columns.share) * static_cast<float>(row[columns.first])
-         + columns.share * static_cast<float>(row[columns.second]);
+  return (1.0f - columns.weight) * static_cast<float>(row[columns.first])
+         + columns.weight * static_cast<float>(row[columns.second]);
 }
 
 // A value in [0, 1], interpolated between two rows of the image.
-GT_HOST_DEVICE float view_value(const uint8_t* upper, const uint8_t* lower, float lower_share,
+GT_HOST_DEVICE float view_value(const uint8_t* upper, const uint8_t* lower, float lower_weight,
                                 const Neighbours& columns) {
-  return ((1.0f - lower_share) * between(upper, columns) + lower_share * between(lower, columns)) / kLargestPixel;
+  return ((1.0f - lower_weight) * between(upper, columns) + lower_weight * between(lower, columns)) / kMaxPixel;
 }
 
 // The predictions of one view; the rows [first, first + kept) are used.
@@ -63,18 +64,19 @@ struct ViewRows {
 };
 
 struct JoinArgs {
-  ViewRows views[kMostViews];
+  ViewRows views[kMaxViews];
   float* out;  // (images, joined, numbers)
   int64_t images, joined, numbers;
   float width;  // of the image, px
   int32_t view_count;
 };
 
-// One number of a prediction, from px of the view to px of the image. The first four are centre, width and height.
-GT_HOST_DEVICE float number_in_image(const ViewRows& view, float width, int64_t place, float value) {
-  if (place >= 4) return value;
+// Converts one value of a prediction from px of the view to px of the image. The first four are centre, width and
+// height.
+GT_HOST_DEVICE float value_in_image(const ViewRows& view, float width, int64_t index, float value) {
+  if (index >= 4) return value;
   const float scaled = value / view.scale;
-  return place == 0 && view.mirrored != 0 ? width - scaled : scaled;
+  return index == 0 && view.mirrored != 0 ? width - scaled : scaled;
 }
 
 }  // namespace graph_train

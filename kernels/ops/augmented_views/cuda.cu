@@ -1,4 +1,4 @@
-// Views of test-time augmentation: a thread for each number of the result.
+// Views of test-time augmentation: one thread per element of the result.
 #include "native/cuda/device.h"
 #include "native/exact_rounding.h"
 #include "ops/augmented_views/augmented_views.h"
@@ -16,7 +16,7 @@ GT_KERNEL(augmented_view, ViewArgs, kViewThreads) {
   }
   const Neighbours rows = neighbours_of(row, args.rows, args.scaled_rows);
   const uint8_t* pixels = args.images + plane * args.rows * args.columns;
-  args.out[index] = view_value(pixels + rows.first * args.columns, pixels + rows.second * args.columns, rows.share,
+  args.out[index] = view_value(pixels + rows.first * args.columns, pixels + rows.second * args.columns, rows.weight,
                                columns_of(args, column));
 }
 
@@ -29,7 +29,7 @@ GT_KERNEL(join_views, JoinArgs, kViewThreads) {
   while (own + 1 < args.view_count && row >= args.views[own + 1].place) ++own;
   const ViewRows& view = args.views[own];
   const float* from = view.rows + (image * view.number + view.first + row - view.place) * args.numbers;
-  args.out[index] = number_in_image(view, args.width, place, from[place]);
+  args.out[index] = value_in_image(view, args.width, place, from[place]);
 }
 
 }  // namespace graph_train

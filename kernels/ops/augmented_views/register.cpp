@@ -31,7 +31,7 @@ const Op augmented_view_op("graph_train_augmented_view", {"images"}, infer_view,
 Maybe<void> infer_joined(user_op::InferContext* ctx) {
   const int32_t views = ctx->input_size("rows");
   const auto& integers = integers_of(ctx);
-  CHECK_OR_RETURN(views >= 1 && views <= kMostViews);
+  CHECK_OR_RETURN(views >= 1 && views <= kMaxViews);
   CHECK_EQ_OR_RETURN(static_cast<int64_t>(integers.size()), 1 + kJoinIntegers * views);
   CHECK_EQ_OR_RETURN(static_cast<int64_t>(floats_of(ctx).size()), views);
   const Shape& first = ctx->InputShape("rows", 0);

@@ -6,14 +6,14 @@
 namespace graph_train {
 
 constexpr int kNormThreads = 256;
-// Neighbouring channels of one thread, and of one block: a block reads at least 128 bytes of a row, and leaves few sums.
+// Consecutive channels per thread and per block: a block reads at least 128 bytes of a row and produces few sums.
 constexpr int kNormPerThread = 8;
 constexpr int kNormTile = 64;
 // Maximum number of blocks of a cooperative launch; no GPU runs many more at once.
-constexpr int64_t kNormMostBlocks = 1280;
+constexpr int64_t kNormMaxBlocks = 1280;
 
-// (rows, channels) numbers, cut into `tiles` of channels and each of them into `parts` of rows. A block takes one piece
-// at a time: `columns` threads stand side by side, kNormPerThread channels each, in `lanes` rows.
+// An array (rows, channels), cut into `tiles` of channels, each cut into `parts` of rows. A block processes one piece
+// at a time with `columns` threads, kNormPerThread channels each, in `lanes` rows.
 struct NormPieces {
   int64_t rows, channels, tiles, parts;
   int32_t columns, lanes;

@@ -11,7 +11,8 @@ namespace {
 
 NormalisedShape rows_of(const oneflow::ShapeView& x) { return {x.Count(0, 3), x.At(3), 1, true}; }
 
-// Mean and 1 / deviation, of the batch (which moves the running ones) or the running ones themselves.
+// Writes mean and 1 / deviation to `statistics`: those of the batch in training, which also updates the running
+// statistics, otherwise the running statistics.
 template<typename T>
 void find_statistics(const NormalisedShape& shape, const T* x, bool training, const std::vector<float>& floats,
                      float* moving_mean, float* moving_variance, float* statistics) {
@@ -27,9 +28,7 @@ void find_statistics(const NormalisedShape& shape, const T* x, bool training, co
 }
 
 template<typename T>
-class BatchNormKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BatchNormKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const T* x = data_of<T>(ctx, "x");
@@ -39,13 +38,10 @@ class BatchNormKernel final : public user_op::OpKernel {
     normalise(shape, x, statistics, statistics + shape.channels, data_of(ctx, "gamma"), data_of(ctx, "beta"),
               integers_of(ctx).at(1) != 0, result_of<T>(ctx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class BatchNormGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BatchNormGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const T* x = data_of<T>(ctx, "x");
@@ -58,83 +54,71 @@ class BatchNormGradKernel final : public user_op::OpKernel {
     float* beta_diff = result_of(ctx, "out", 2);
     const bool silu = integers_of(ctx).at(1) != 0;
     T* dx = result_of<T>(ctx);
-    // Where it loses no digits the gradient before SiLU waits in dx: reading it is cheaper than computing it again.
-    const bool keeps = silu && std::is_same_v<T, float>;
-    normalisation_sums(shape, x, dy, mean, inverse, gamma, beta, silu, keeps ? dx : nullptr, beta_diff, gamma_diff);
-    // Statistics that did not come from this batch do not depend on x.
+    // In float32, the gradient before SiLU is stored in dx, because reading it is faster than computing it again.
+    const bool stores_dz = silu && std::is_same_v<T, float>;
+    normalisation_sums(shape, x, dy, mean, inverse, gamma, beta, silu, stores_dz ? dx : nullptr, beta_diff, gamma_diff);
+    // The running statistics do not depend on x.
     const std::vector<float> zeros(integers_of(ctx).at(0) != 0 ? 0 : shape.channels);
     const float* of_mean = zeros.empty() ? beta_diff : zeros.data();
     const float* of_deviation = zeros.empty() ? gamma_diff : zeros.data();
-    normalisation_gradient(shape, x, keeps ? dx : dy, mean, inverse, gamma, beta, of_mean, of_deviation, shape.count(),
-                           silu && !keeps, dx);
+    normalisation_gradient(shape, x, stores_dz ? dx : dy, mean, inverse, gamma, beta, of_mean, of_deviation,
+                           shape.count(), silu && !stores_dz, dx);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// Of this rank in the pixels of all; 0 without any.
-double share_of(const NormalisedShape& shape, int64_t pixels) {
+// Fraction of all ranks' pixels that this rank has; 0 if there are none.
+double pixel_fraction(const NormalisedShape& shape, int64_t pixels) {
   return static_cast<double>(shape.count()) / static_cast<double>(std::max<int64_t>(1, pixels));
 }
 
-// The share of this rank's images in the mean over all ranks' pixels.
+// This rank's part of the mean over all ranks' pixels.
 template<typename T>
-class ChannelMeanKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ChannelMeanKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
-    const double share = share_of(shape, integers_of(ctx).at(0));
+    const double fraction = pixel_fraction(shape, integers_of(ctx).at(0));
     float* mean = result_of(ctx);
     std::vector<float> variance(shape.channels);
     batch_moments(shape, data_of<T>(ctx, "x"), mean, variance.data());
-    for (int64_t c = 0; c < shape.channels; ++c) mean[c] = static_cast<float>(mean[c] * share);
+    for (int64_t c = 0; c < shape.channels; ++c) mean[c] = static_cast<float>(mean[c] * fraction);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class ChannelVarianceKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ChannelVarianceKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
-    const double share = share_of(shape, integers_of(ctx).at(0));
+    const double fraction = pixel_fraction(shape, integers_of(ctx).at(0));
     const float* mean = data_of(ctx, "mean");
     float* variance = result_of(ctx);
     std::vector<float> own_mean(shape.channels);
     batch_moments(shape, data_of<T>(ctx, "x"), own_mean.data(), variance);
     for (int64_t c = 0; c < shape.channels; ++c) {
-      const double apart = static_cast<double>(own_mean[c]) - mean[c];
-      variance[c] = static_cast<float>((variance[c] + apart * apart) * share);
+      const double difference = static_cast<double>(own_mean[c]) - mean[c];
+      variance[c] = static_cast<float>((variance[c] + difference * difference) * fraction);
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class NormaliseKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
-    const NormalisedShape of_all_ranks{integers_of(ctx).at(0), shape.channels, 1, true};
+    const NormalisedShape all_ranks{integers_of(ctx).at(0), shape.channels, 1, true};
     const float* mean = data_of(ctx, "mean");
     const float* variance = data_of(ctx, "variance");
     float* statistics = result_of(ctx, "out", 1);
     std::copy(mean, mean + shape.channels, statistics);
     inverse_deviation(variance, floats_of(ctx).at(0), shape.channels, statistics + shape.channels);
-    update_moving(of_all_ranks, mean, variance, 1.0f - floats_of(ctx).at(1), result_of(ctx, "moving_mean"),
+    update_moving(all_ranks, mean, variance, 1.0f - floats_of(ctx).at(1), result_of(ctx, "moving_mean"),
                   result_of(ctx, "moving_variance"));
     normalise(shape, data_of<T>(ctx, "x"), statistics, statistics + shape.channels, data_of(ctx, "gamma"),
               data_of(ctx, "beta"), integers_of(ctx).at(1) != 0, result_of<T>(ctx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class NormaliseSumsKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseSumsKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const float* mean = data_of(ctx, "statistics");
@@ -145,22 +129,18 @@ class NormaliseSumsKernel final : public user_op::OpKernel {
     std::copy(both + shape.channels, both + 2 * shape.channels, result_of(ctx, "out", 1));
     std::copy(both, both + shape.channels, result_of(ctx, "out", 2));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class NormaliseGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class NormaliseGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const NormalisedShape shape = rows_of(view_of(ctx, "x"));
     const float* mean = data_of(ctx, "statistics");
-    const float* whole_sums = data_of(ctx, "whole_sums");
+    const float* total_sums = data_of(ctx, "total_sums");
     normalisation_gradient(shape, data_of<T>(ctx, "x"), data_of<T>(ctx, "dy"), mean, mean + shape.channels,
-                           data_of(ctx, "gamma"), data_of(ctx, "beta"), whole_sums, whole_sums + shape.channels,
+                           data_of(ctx, "gamma"), data_of(ctx, "beta"), total_sums, total_sums + shape.channels,
                            integers_of(ctx).at(0), integers_of(ctx).at(1) != 0, result_of<T>(ctx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_ACTIVATION_KERNEL("graph_train_batch_norm", BatchNormKernel, GT_ALWAYS);

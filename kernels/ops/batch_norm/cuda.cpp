@@ -7,7 +7,7 @@ namespace graph_train {
 
 namespace {
 
-// Rows that one thread should have at least: fewer are not worth another block.
+// Minimum number of rows per thread; fewer are not worth another block.
 constexpr int64_t kRowsPerThread = 4;
 
 NormArgs args_of(user_op::KernelComputeContext* ctx) {
@@ -39,31 +39,31 @@ void set_gradient(user_op::KernelComputeContext* ctx, NormArgs* args) {
   args->statistics = const_cast<float*>(data_of(ctx, "statistics"));
 }
 
-int64_t most_blocks(int64_t rows, int64_t channels) {
+int64_t max_blocks(int64_t rows, int64_t channels) {
   const NormPieces whole = norm_pieces(rows, channels, 1);
   const int64_t rows_of_block = whole.lanes * kRowsPerThread;
   const int64_t parts = std::max<int64_t>(1, (rows + rows_of_block - 1) / rows_of_block);
   return whole.tiles * parts;
 }
 
-// Blocks that wait for each other, with memory for the sums of each.
+// Cooperative launch, with memory for the sums of each block.
 void launch_with_sums(user_op::KernelComputeContext* ctx, const char* kernel, NormArgs* args) {
   const cuda::Queue queue = cuda::queue_of(ctx);
   args->partial_sums = result_of(ctx, "tmp_buffer");
   args->counters = cuda::grid_counters(queue);
-  const int64_t blocks = std::min(kNormMostBlocks, most_blocks(args->rows, args->channels));
-  cuda::launch_together(queue, cuda::name_of(kernel, type_of(ctx, "x")), blocks, kNormThreads, *args);
+  const int64_t blocks = std::min(kNormMaxBlocks, max_blocks(args->rows, args->channels));
+  cuda::launch_cooperative(queue, cuda::name_of(kernel, type_of(ctx, "x")), blocks, kNormThreads, *args);
 }
 
 size_t bytes_of_sums(user_op::InferContext* ctx) {
   const oneflow::Shape& x = ctx->InputShape("x", 0);
-  const int64_t blocks = std::min(kNormMostBlocks, most_blocks(x.Count(0, 3), x.At(3)));
+  const int64_t blocks = std::min(kNormMaxBlocks, max_blocks(x.Count(0, 3), x.At(3)));
   return norm_pieces(x.Count(0, 3), x.At(3), blocks).parts * 2 * x.At(3) * sizeof(float);
 }
 
-// A block for every piece.
+// Launch with one block per piece.
 void launch_pieces(user_op::KernelComputeContext* ctx, const char* kernel, const NormArgs& args) {
-  const auto blocks = static_cast<unsigned int>(most_blocks(args.rows, args.channels));
+  const auto blocks = static_cast<unsigned int>(max_blocks(args.rows, args.channels));
   cuda::launch(cuda::queue_of(ctx), cuda::name_of(kernel, type_of(ctx, "x")), {blocks}, kNormThreads, args);
 }
 
@@ -124,7 +124,7 @@ class ChannelVarianceCudaKernel final : public StatelessKernel {
   }
 };
 
-// Without rows of its own a rank still notes and moves the statistics.
+// A rank without rows also stores and updates the statistics.
 class NormaliseCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     NormArgs args = args_of(ctx);
@@ -161,7 +161,7 @@ class NormaliseGradCudaKernel final : public StatelessKernel {
     set_gradient(ctx, &args);
     args.pixels = static_cast<double>(integers_of(ctx).at(0));
     args.silu = integers_of(ctx).at(1) != 0;
-    args.both = const_cast<float*>(data_of(ctx, "whole_sums"));
+    args.both = const_cast<float*>(data_of(ctx, "total_sums"));
     args.out = result_of<void>(ctx);
     if (args.rows > 0) launch_pieces(ctx, "normalise_grad", args);
   }

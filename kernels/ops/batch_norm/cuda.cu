@@ -1,9 +1,9 @@
-// BatchNorm with an optional SiLU behind it on (rows, channels) numbers.
+// BatchNorm of an array (rows, channels), followed by an optional SiLU.
 //
-// Sums over rows: each thread adds its own rows in float, each block adds its threads pairwise, and the blocks' sums are
-// added in double; every order is fixed. Kernels that need whole sums before they can go on wait for all blocks, so that
-// each way is one launch. Rows are gone through from the last to the first after such a wait: the last ones are still in
-// the cache.
+// Sums over rows: each thread adds its own rows in float, each block adds its threads pairwise, and the blocks' sums
+// are added in double, all in a fixed order. Kernels that need total sums wait for all blocks, so that each direction
+// is one launch. After the wait, rows are processed from the last to the first, because the last ones are still in the
+// cache.
 #include "native/cuda/device.h"
 #include "ops/batch_norm/batch_norm.h"
 #include "ops/batch_norm/rows.h"
@@ -41,7 +41,7 @@ GT_DEVICE float norm_silu_slope(float z) {
 
 GT_DEVICE float norm_inverse(float variance, float epsilon) { return 1.0f / sqrtf(variance + epsilon); }
 
-// Sums about a typical value of each channel: squares about zero would lose the variance of a mean far from it.
+// A typical value of a channel, subtracted before squaring: otherwise the variance is lost if the mean is large.
 template<typename T>
 GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
   const T* x = static_cast<const T*>(args.x) + channel;
@@ -50,8 +50,8 @@ GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
   return shift;
 }
 
-// Sums over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums. A thread's sums wait in
-// shared memory, which leaves it more registers for what is on its way from memory.
+// Sums over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums. A thread's sums wait
+// in shared memory, which leaves more registers for loads in progress.
 template<typename Body>
 GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormShare& share, bool whole,
                         const Body& body) {
@@ -78,9 +78,9 @@ GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormSha
   }
 }
 
-// Each block takes some of the channels: body(channel, first sum, second sum) is called by one thread.
+// Distributes the channels over the blocks; one thread calls body(channel, first sum, second sum).
 template<typename Body>
-GT_DEVICE void for_whole_sums(const NormArgs& args, const NormPieces& p, const Body& body) {
+GT_DEVICE void for_total_sums(const NormArgs& args, const NormPieces& p, const Body& body) {
   for (int64_t channel = blockIdx.x; channel < p.channels; channel += gridDim.x) {
     double first = 0.0, second = 0.0;
     for (int64_t part = threadIdx.x; part < p.parts; part += kNormThreads) {
@@ -94,7 +94,7 @@ GT_DEVICE void for_whole_sums(const NormArgs& args, const NormPieces& p, const B
   }
 }
 
-// Of (x - shift) and its square.
+// Sums of (x - shift) and its square.
 template<typename T>
 struct NormMoments {
   using Row = NormRow<T>;
@@ -138,7 +138,7 @@ GT_DEVICE void sum_moments_about_values(const NormArgs& args, const NormPieces& 
 
 GT_DEVICE void move_statistics(const NormArgs& args, int64_t channel, float mean, float variance) {
   if (args.moving_mean == nullptr || args.pixels == 0.0) return;
-  // One batch that is not finite would spoil them for good; what is not finite has no difference 0.
+  // Non-finite statistics are skipped, because they would never leave the average; x - x is 0 only for finite x.
   if (mean - mean != 0.0f || variance - variance != 0.0f) return;
   const double unbiased = args.pixels > 1.0 ? variance * (args.pixels / (args.pixels - 1.0)) : variance;
   float* moving_mean = args.moving_mean + channel;
@@ -175,16 +175,16 @@ GT_DEVICE void normalise_share(const NormArgs& args, const NormShare& share, con
   change_rows(share, is_whole<T>(args, share), Normalise<T>{args, share, columns});
 }
 
-// The whole forward pass by the batch's own statistics.
+// The forward pass with the batch's statistics.
 template<typename T>
 GT_DEVICE void batch_norm(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   sum_moments_about_values<T>(args, p);
   grid_barrier(args.counters);
-  for_whole_sums(args, p, [&](int64_t channel, double sum, double squares) {
+  for_total_sums(args, p, [&](int64_t channel, double sum, double squares) {
     const double offset = sum / args.pixels;
     double squared = squares / args.pixels - offset * offset;
-    if (squared < 0.0) squared = 0.0;  // a NaN stays one
+    if (squared < 0.0) squared = 0.0;  // NaN is preserved
     const auto mean = static_cast<float>(norm_shift<T>(args, channel) + offset);
     const auto variance = static_cast<float>(squared);
     args.statistics[channel] = mean;
@@ -201,7 +201,8 @@ GT_DEVICE void batch_norm(const NormArgs& args) {
   leave_grid(args.counters);
 }
 
-// Forward by statistics that are known; a block is a piece. The first part of the rows also notes the statistics.
+// The forward pass with given statistics, one block per piece. Blocks of the first part of the rows store the
+// statistics.
 template<typename T>
 GT_DEVICE void normalise(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
@@ -213,21 +214,21 @@ GT_DEVICE void normalise(const NormArgs& args) {
   load_channels(args.variance, share, inverse);
   load_channels(args.gamma, share, gamma);
   load_channels(args.beta, share, columns.bias);
-  const bool notes = share.part == 0 && share.lane == 0;
+  const bool stores = share.part == 0 && share.lane == 0;
   for (int i = 0; i < kNormPerThread; ++i) {
     const float variance = inverse[i];
     inverse[i] = norm_inverse(variance, args.epsilon);
     columns.gain[i] = gamma[i] * inverse[i];
-    if (notes && i < share.number) move_statistics(args, share.channel + i, columns.mean[i], variance);
+    if (stores && i < share.number) move_statistics(args, share.channel + i, columns.mean[i], variance);
   }
-  if (notes) {
+  if (stores) {
     store_floats<kNormPerThread>(args.statistics + share.channel, share.number, columns.mean);
     store_floats<kNormPerThread>(args.statistics + args.channels + share.channel, share.number, inverse);
   }
   normalise_share<T>(args, share, columns);
 }
 
-// What the kernels of the gradient have in common: x - mean, and dz, the gradient before the optional SiLU.
+// Common to all gradient kernels: x - mean, and dz, the gradient before the optional SiLU.
 template<typename T>
 struct NormGradient {
   struct Row {
@@ -300,13 +301,13 @@ GT_DEVICE void gradient_share(const NormArgs& args, const NormShare& share, cons
   change_rows(share, is_whole<T>(args, share), InputGradient<T>{{args, share, columns}, offset, slope});
 }
 
-// The whole backward pass.
+// The backward pass.
 template<typename T>
 GT_DEVICE void batch_norm_grad(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   sum_gradients<T>(args, p);
   grid_barrier(args.counters);
-  for_whole_sums(args, p, [&](int64_t channel, double sum, double product) {
+  for_total_sums(args, p, [&](int64_t channel, double sum, double product) {
     args.d_beta[channel] = static_cast<float>(sum);
     args.d_gamma[channel] = static_cast<float>(product * args.statistics[args.channels + channel]);
   });
@@ -318,13 +319,13 @@ GT_DEVICE void batch_norm_grad(const NormArgs& args) {
   leave_grid(args.counters);
 }
 
-// This rank's share of the mean over all ranks' pixels.
+// This rank's part of the mean over all ranks' pixels.
 template<typename T>
 GT_DEVICE void channel_mean(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   sum_moments_about_values<T>(args, p);
   grid_barrier(args.counters);
-  for_whole_sums(args, p, [&](int64_t channel, double sum, double) {
+  for_total_sums(args, p, [&](int64_t channel, double sum, double) {
     const double about_zero = sum + static_cast<double>(norm_shift<T>(args, channel)) * args.rows;
     args.statistics[channel] = static_cast<float>(about_zero / args.pixels);
   });
@@ -336,7 +337,7 @@ GT_DEVICE void channel_variance(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) { load_channels(args.mean, share, shifts); });
   grid_barrier(args.counters);
-  for_whole_sums(args, p, [&](int64_t channel, double, double squares) {
+  for_total_sums(args, p, [&](int64_t channel, double, double squares) {
     args.statistics[channel] = static_cast<float>(squares / args.pixels);
   });
   leave_grid(args.counters);
@@ -347,7 +348,7 @@ GT_DEVICE void normalise_sums(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
   sum_gradients<T>(args, p);
   grid_barrier(args.counters);
-  for_whole_sums(args, p, [&](int64_t channel, double sum, double product) {
+  for_total_sums(args, p, [&](int64_t channel, double sum, double product) {
     const auto d_beta = static_cast<float>(sum);
     const auto d_gamma = static_cast<float>(product * args.statistics[args.channels + channel]);
     args.both[channel] = args.d_beta[channel] = d_beta;
@@ -356,7 +357,7 @@ GT_DEVICE void normalise_sums(const NormArgs& args) {
   leave_grid(args.counters);
 }
 
-// dx from sums that are known; a block is a piece.
+// dx from given sums, one block per piece.
 template<typename T>
 GT_DEVICE void normalise_grad(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);

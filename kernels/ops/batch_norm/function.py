@@ -98,7 +98,7 @@ def _synchronised_function(pixels: int, silu: bool, eps: float, momentum: float)
     normalise_op = dispatch.op_of("graph_train_normalise", "x", "mean", "variance", *parameters, *moving, outputs=2)
     saved = ("dy", "x", "statistics", *parameters)
     sums_op = dispatch.op_of("graph_train_normalise_sums", *saved, outputs=3)
-    backward_op = dispatch.op_of("graph_train_normalise_grad", *saved, "whole_sums")
+    backward_op = dispatch.op_of("graph_train_normalise_grad", *saved, "total_sums")
     integers = (pixels, int(silu))
 
     class SynchronisedBatchNorm(flow.autograd.Function):

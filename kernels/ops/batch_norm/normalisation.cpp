@@ -11,28 +11,22 @@ namespace graph_train {
 
 namespace {
 
-constexpr int64_t kNumbersPerThread = 1 << 13;
-
-// Planes of Bfloat16, or with SiLU, do not occur: those activations are channels-last.
+// Bfloat16 and SiLU are only supported for channels-last activations.
 template<typename T>
 constexpr bool kHasPlanes = std::is_same_v<T, float>;
-
-// Number of parts of this size that are worth a thread.
-int64_t parts_per_thread(int64_t numbers) {
-  return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers));
-}
 
 struct ChannelSums {
   std::vector<double> first, second;
 };
 
 // Two sums for each channel. on_plane(channel, offset, &first, &second) adds those of one plane; with channels last
-// on_rows(offset, rows, firsts, seconds) those of a stretch of rows, and the stretches of all threads are added in order.
+// on_rows(offset, rows, firsts, seconds) those of a stretch of rows, and the stretches of all threads are added in
+// order.
 template<typename OnPlane, typename OnRows>
 ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, const OnRows& on_rows) {
   ChannelSums sums{std::vector<double>(s.channels), std::vector<double>(s.channels)};
   if (!s.channels_last) {
-    parallel_for(s.channels, parts_per_thread(s.count()), [&](int64_t begin, int64_t end) {
+    parallel_for(s.channels, grain_of(s.count()), [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         for (int64_t b = 0; b < s.batch; ++b) {
           on_plane(c, (b * s.channels + c) * s.area, &sums.first[c], &sums.second[c]);
@@ -41,8 +35,7 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
     });
     return sums;
   }
-  const int64_t parts =
-      std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / parts_per_thread(s.channels)));
+  const int64_t parts = std::min<int64_t>(num_threads(), std::max<int64_t>(1, s.count() / grain_of(s.channels)));
   std::vector<ChannelSums> partial(parts, sums);
   parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -60,12 +53,12 @@ ChannelSums channel_sums(const NormalisedShape& s, const OnPlane& on_plane, cons
   return sums;
 }
 
-// Calls on_plane(channel, offset) for every plane or on_rows(offset, rows) for stretches of rows, each thread's last one
-// first: sums, which were taken before, left the last rows in the cache.
+// Calls on_plane(channel, offset) for every plane or on_rows(offset, rows) for stretches of rows, each thread's last
+// one first, because the sums computed before left the last rows in the cache.
 template<typename OnPlane, typename OnRows>
 void for_each_part(const NormalisedShape& s, const OnPlane& on_plane, const OnRows& on_rows) {
   if (s.channels_last) {
-    const int64_t stretch = parts_per_thread(s.channels);
+    const int64_t stretch = grain_of(s.channels);
     parallel_for(s.count(), stretch, [&](int64_t begin, int64_t end) {
       while (end > begin) {
         const int64_t from = std::max(begin, end - stretch);
@@ -75,7 +68,7 @@ void for_each_part(const NormalisedShape& s, const OnPlane& on_plane, const OnRo
     });
     return;
   }
-  parallel_for(s.batch * s.channels, parts_per_thread(s.area), [&](int64_t begin, int64_t end) {
+  parallel_for(s.batch * s.channels, grain_of(s.area), [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) on_plane(plane % s.channels, plane * s.area);
   });
 }

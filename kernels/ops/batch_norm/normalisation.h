@@ -1,5 +1,5 @@
-// Batch normalisation in both layouts; with channels last also with a SiLU after it, and for Bfloat16 as well as float (T).
-// Arrays per channel are float.
+// Batch normalisation in both layouts; with channels last also with a SiLU after it, and for Bfloat16 as well as float
+// (T). Arrays per channel are float.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct NormalisedShape {
 template<typename T>
 void batch_moments(const NormalisedShape& shape, const T* x, float* mean, float* variance);
 
-// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as defined by OneFlow. Channels
-// with a non-finite mean or variance are not updated, nor is any by an empty batch.
+// moving = momentum * moving + (1 - momentum) * value, with the unbiased variance; momentum as defined by OneFlow.
+// Channels with a non-finite mean or variance are not updated, nor is any by an empty batch.
 void update_moving(const NormalisedShape& shape, const float* mean, const float* variance, float momentum,
                    float* moving_mean, float* moving_variance);
 

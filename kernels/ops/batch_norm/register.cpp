@@ -1,7 +1,7 @@
-// BatchNorm with an optional SiLU behind it on (B, H, W, C) activations; kernels/ops/batch_norm/function.py has the contract.
+// BatchNorm of (B, H, W, C) activations, followed by an optional SiLU; contract: kernels/ops/batch_norm/function.py.
 //
-// One op forward and one backward. For statistics over all ranks, whose sums are all-reduced in between, they are split:
-// channel_mean, channel_variance, normalise; normalise_sums, normalise_grad.
+// One op forward and one backward. For statistics over all ranks, whose sums are all-reduced in between, they are
+// split: channel_mean, channel_variance, normalise; normalise_sums, normalise_grad.
 #include "native/op.h"
 
 namespace graph_train {
@@ -66,8 +66,8 @@ const Op normalise_op("graph_train_normalise",
 // (C,) for the optimizer, which are all-reduced with all others.
 const Op normalise_sums_op("graph_train_normalise_sums", {"dy", "x", "statistics", "gamma", "beta"}, infer_sums,
                            split_images<kPartialOut>, float_outputs);
-// INTEGERS: pixels of the batch over all ranks, 1 for SiLU; `whole_sums` are those of all ranks. OUT: dx.
-const Op normalise_grad_op("graph_train_normalise_grad", {"dy", "x", "statistics", "gamma", "beta", "whole_sums"},
+// INTEGERS: pixels of the batch over all ranks, 1 for SiLU; `total_sums` are those of all ranks. OUT: dx.
+const Op normalise_grad_op("graph_train_normalise_grad", {"dy", "x", "statistics", "gamma", "beta", "total_sums"},
                            like<kShape>("x"), split_images<kSplitOut>, like<kType>("x"));
 
 }  // namespace

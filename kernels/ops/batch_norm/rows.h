@@ -1,4 +1,4 @@
-// Iteration of a thread of BatchNorm's CUDA kernels over its rows of (rows, channels) numbers.
+// Iteration of a thread of BatchNorm's CUDA kernels over its rows of an array (rows, channels).
 #pragma once
 
 #include "native/cuda/device.h"
@@ -36,13 +36,13 @@ GT_DEVICE NormShare norm_share(const NormPieces& p, int64_t piece) {
   return share;
 }
 
-// A thread's numbers in one row.
+// A thread's elements in one row.
 template<typename T>
 struct alignas(16) NormRow {
   T values[kNormPerThread];
 };
 
-// Whether a thread has all of its channels, at multiples of 16 bytes in every row.
+// Returns whether a thread has all kNormPerThread channels, aligned to 16 bytes in every row.
 template<typename T>
 GT_DEVICE bool is_whole(const NormArgs& args, const NormShare& share) {
   const auto places = reinterpret_cast<uint64_t>(args.x) | reinterpret_cast<uint64_t>(args.dy)
@@ -50,7 +50,7 @@ GT_DEVICE bool is_whole(const NormArgs& args, const NormShare& share) {
   return share.number == kNormPerThread && places % 16 == 0;
 }
 
-// Without a branch if kWhole, so that several rows are loaded at once. Missing numbers are 0.
+// Branch-free if kWhole, so that several rows are loaded at once. Missing elements are 0.
 template<bool kWhole, typename T>
 GT_DEVICE NormRow<T> load_row(const void* tensor, int64_t place, int number) {
   const T* from = static_cast<const T*>(tensor) + place;
@@ -65,8 +65,8 @@ GT_DEVICE NormRow<T> load_row(const void* tensor, int64_t place, int number) {
   return row;
 }
 
-// Adds body.load(row) of the rows of one thread to its own sums, which lie kNormThreads apart: two for each channel. A
-// thread reads Body::kAtOnce rows before it uses the first of them: there are too few threads to hide the latency otherwise.
+// Adds body.load(row) of one thread's rows to its sums, two per channel, which are kNormThreads apart. A thread reads
+// Body::kAtOnce rows before it uses the first, because there are too few threads to hide the latency otherwise.
 template<bool kWhole, typename Body>
 GT_DEVICE void sum_own_rows(const NormShare& share, const Body& body, float* own) {
   for (int64_t row = share.first; row < share.last;) {
@@ -88,7 +88,7 @@ GT_DEVICE void sum_own_rows(const NormShare& share, const Body& body, float* own
   }
 }
 
-// Calls body.store(row, body.load(row)) for the rows of one thread, from the last back to the first.
+// Calls body.store(row, body.load(row)) for one thread's rows, from the last to the first.
 template<bool kWhole, typename Body>
 GT_DEVICE void change_own_rows(const NormShare& share, const Body& body) {
   if (share.first >= share.last) return;

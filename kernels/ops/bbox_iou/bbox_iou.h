@@ -1,8 +1,8 @@
 // Overlap of one pair of boxes and its derivative: shared by the CPU and the CUDA kernels.
 //
-// The order of operations is that of function.py (YOLOv5's, except for the derivative of the aspect ratio). Results still
-// differ by rounding: the arc tangent is a polynomial, and cpu.cpp allows fused multiply-add. There are no branches, so
-// that a loop over pairs can be vectorised.
+// The order of operations is that of function.py (YOLOv5's, except for the derivative of the aspect ratio). Results
+// still differ by rounding: the arc tangent is a polynomial, and cpu.cpp allows fused multiply-add. There are no
+// branches, so that a loop over pairs can be vectorised.
 #pragma once
 
 #include "native/host_device.h"
@@ -93,8 +93,8 @@ GT_HOST_DEVICE Sides<T> sides_of(const Box<T>& box, bool centre_form, T eps) {
 constexpr double kAspectScale = 0.40528473456935108578;   // 4 / pi^2
 constexpr double kSmallestSide = 1.1754943508222875e-38;  // the smallest float whose reciprocal is finite
 
-// Derivative of `grad` times atan(width / height). Sides are divided by the longer one first: the quotient, or the square
-// of a side, leaves the range of floats long before the derivative does (a height of 1e-20 with a width of 1).
+// Derivative of `grad` times atan(width / height). Sides are divided by the longer one first: the quotient, or the
+// square of a side, leaves the range of floats long before the derivative does (a height of 1e-20 with a width of 1).
 template<typename T>
 GT_HOST_DEVICE void aspect_gradient(T width, T height, T grad, T* grad_width, T* grad_height) {
   const T size_width = width < T(0) ? -width : width, size_height = height < T(0) ? -height : height;

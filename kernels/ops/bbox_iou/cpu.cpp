@@ -6,12 +6,12 @@
 namespace graph_train {
 namespace {
 
-// A pair costs about this many nanoseconds; less than 20 microseconds of work is not worth a second thread.
+// About 20 microseconds of work; less is not worth a second thread.
 constexpr int64_t kPairsPerThread = 4096;
 
-// Boxes are stored one behind the other; the arithmetic runs on a block of them that is turned to one array per side.
-// Always on a whole block: the compiler then vectorises without a remainder, and what lies behind a short block is
-// computed in vain and not stored.
+// The arithmetic runs on blocks of boxes that are transposed to one array per side. A block is always computed
+// completely, so that the compiler vectorises without a remainder loop; results beyond the end of the last block are
+// not stored.
 constexpr int64_t kBlock = 64;
 
 template<typename T>
@@ -35,7 +35,7 @@ struct Operands {
   const T* box2;
   const T* grad;  // of the overlap; unused for values
   T* out1;        // overlap, or gradient of box1
-  T* out2;        // gradient of box2; null where it is not wanted
+  T* out2;        // gradient of box2; null if not needed
   T eps;
   bool centre_form;
 };
@@ -60,35 +60,35 @@ GT_INLINE void store_gradient(const SidesBlock<T>& sides, int64_t count, bool ce
 }
 
 template<typename T, IouKind kind>
-GT_INLINE void values(const Operands<T>& to, int64_t begin, int64_t end) {
+GT_INLINE void values(const Operands<T>& args, int64_t begin, int64_t end) {
   SidesBlock<T> a{}, b{};
   T overlap[kBlock];
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = std::min(kBlock, end - first);
-    load_sides(to.box1 + 4 * first, count, to.centre_form, to.eps, a);
-    load_sides(to.box2 + 4 * first, count, to.centre_form, to.eps, b);
-    for (int64_t i = 0; i < kBlock; ++i) overlap[i] = pair_overlap<T, kind>(a.get(i), b.get(i), to.eps);
-    std::copy_n(overlap, count, to.out1 + first);
+    load_sides(args.box1 + 4 * first, count, args.centre_form, args.eps, a);
+    load_sides(args.box2 + 4 * first, count, args.centre_form, args.eps, b);
+    for (int64_t i = 0; i < kBlock; ++i) overlap[i] = pair_overlap<T, kind>(a.get(i), b.get(i), args.eps);
+    std::copy_n(overlap, count, args.out1 + first);
   }
 }
 
 template<typename T, IouKind kind>
-GT_INLINE void gradients(const Operands<T>& to, int64_t begin, int64_t end) {
+GT_INLINE void gradients(const Operands<T>& args, int64_t begin, int64_t end) {
   SidesBlock<T> a{}, b{}, grad_a, grad_b;
   T grad[kBlock] = {};
   for (int64_t first = begin; first < end; first += kBlock) {
     const int64_t count = std::min(kBlock, end - first);
-    load_sides(to.box1 + 4 * first, count, to.centre_form, to.eps, a);
-    load_sides(to.box2 + 4 * first, count, to.centre_form, to.eps, b);
-    std::copy_n(to.grad + first, count, grad);
+    load_sides(args.box1 + 4 * first, count, args.centre_form, args.eps, a);
+    load_sides(args.box2 + 4 * first, count, args.centre_form, args.eps, b);
+    std::copy_n(args.grad + first, count, grad);
     for (int64_t i = 0; i < kBlock; ++i) {
       Sides<T> grad1, grad2;
-      pair_gradient<T, kind>(a.get(i), b.get(i), to.eps, grad[i], &grad1, &grad2);
+      pair_gradient<T, kind>(a.get(i), b.get(i), args.eps, grad[i], &grad1, &grad2);
       grad_a.set(i, grad1);
       grad_b.set(i, grad2);
     }
-    store_gradient(grad_a, count, to.centre_form, to.out1 + 4 * first);
-    if (to.out2 != nullptr) store_gradient(grad_b, count, to.centre_form, to.out2 + 4 * first);
+    store_gradient(grad_a, count, args.centre_form, args.out1 + 4 * first);
+    if (args.out2 != nullptr) store_gradient(grad_b, count, args.centre_form, args.out2 + 4 * first);
   }
 }
 
@@ -112,7 +112,7 @@ GT_INLINE void gradients_of_kind(IouKind kind, const Operands<T>& operands, int6
   }
 }
 
-// Training runs in float: compiled once per instruction set. Double serves the tests of gradients.
+// Training uses float, which is compiled once per instruction set; double is for gradient tests.
 GT_VECTOR void values_range(IouKind kind, const Operands<float>& operands, int64_t begin, int64_t end) {
   values_of_kind(kind, operands, begin, end);
 }
@@ -126,47 +126,41 @@ void gradients_range(IouKind kind, const Operands<double>& operands, int64_t beg
   gradients_of_kind(kind, operands, begin, end);
 }
 
+IouKind kind_of(user_op::KernelComputeContext* ctx) { return static_cast<IouKind>(integers_of(ctx).at(0)); }
+
+// The operands common to values and gradients.
 template<typename T>
-class BoxIouKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+Operands<T> common_operands(user_op::KernelComputeContext* ctx) {
+  return {data_of<T>(ctx, "box1"),
+          data_of<T>(ctx, "box2"),
+          nullptr,
+          result_of<T>(ctx),
+          nullptr,
+          static_cast<T>(floats_of(ctx).at(0)),
+          integers_of(ctx).at(1) != 0};
+}
+
+template<typename T>
+class BoxIouKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    auto* out = ctx->Tensor4ArgNameAndIndex("out", 0);
-    const Operands<T> operands{ctx->Tensor4ArgNameAndIndex("box1", 0)->dptr<T>(),
-                               ctx->Tensor4ArgNameAndIndex("box2", 0)->dptr<T>(),
-                               nullptr,
-                               out->mut_dptr<T>(),
-                               nullptr,
-                               static_cast<T>(floats_of(ctx).at(0)),
-                               integers_of(ctx).at(1) != 0};
-    const auto kind = static_cast<IouKind>(integers_of(ctx).at(0));
-    parallel_for(out->shape_view().elem_cnt(), kPairsPerThread,
+    const auto operands = common_operands<T>(ctx);
+    const IouKind kind = kind_of(ctx);
+    parallel_for(view_of(ctx, "out").elem_cnt(), kPairsPerThread,
                  [&](int64_t begin, int64_t end) { values_range(kind, operands, begin, end); });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class BoxIouGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BoxIouGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto* grad = ctx->Tensor4ArgNameAndIndex("grad", 0);
-    const int64_t pairs = grad->shape_view().elem_cnt();
-    auto* both = ctx->Tensor4ArgNameAndIndex("out", 0);
-    T* out = both->mut_dptr<T>();
-    const Operands<T> operands{ctx->Tensor4ArgNameAndIndex("box1", 0)->dptr<T>(),
-                               ctx->Tensor4ArgNameAndIndex("box2", 0)->dptr<T>(),
-                               grad->dptr<T>(),
-                               out,
-                               both->shape_view().At(0) == 2 ? out + 4 * pairs : nullptr,
-                               static_cast<T>(floats_of(ctx).at(0)),
-                               integers_of(ctx).at(1) != 0};
-    const auto kind = static_cast<IouKind>(integers_of(ctx).at(0));
+    const int64_t pairs = view_of(ctx, "grad").elem_cnt();
+    auto operands = common_operands<T>(ctx);
+    operands.grad = data_of<T>(ctx, "grad");
+    if (view_of(ctx, "out").At(0) == 2) operands.out2 = operands.out1 + 4 * pairs;
+    const IouKind kind = kind_of(ctx);
     parallel_for(pairs, kPairsPerThread,
                  [&](int64_t begin, int64_t end) { gradients_range(kind, operands, begin, end); });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("graph_train_bbox_iou", BoxIouKernel<float>, GT_IS_FLOAT("box1"));

@@ -1,4 +1,4 @@
-// Tensors of the op as arguments of its kernels, less the pieces.
+// Arguments of the op kernels, without the pieces.
 #pragma once
 
 #include "ops/begin_step/begin_step.h"

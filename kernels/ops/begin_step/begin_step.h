@@ -17,18 +17,18 @@ struct BeginStepArgs {
   int64_t first_size, size;
 };
 
-// The scalars of a step: the first row after a step that updated the weights, else the second.
-GT_HOST_DEVICE const float* chosen_row(const BeginStepArgs& args) {
+// Selects the scalars of a step: the first row after a step that updated the weights, else the second.
+GT_HOST_DEVICE const float* selected_row(const BeginStepArgs& args) {
   return args.previous[kUpdated] > 0.5f ? args.rows : args.rows + args.size;
 }
 
-GT_HOST_DEVICE void hand_out(const BeginStepArgs& args, const float* row, int64_t index) {
+GT_HOST_DEVICE void copy_scalar(const BeginStepArgs& args, const float* row, int64_t index) {
   (index < args.first_size ? args.first[index] : args.second[index - args.first_size]) = row[index];
 }
 
-// Nothing is done if `share` is 0, because 0 * infinity would make the average NaN permanently.
-GT_HOST_DEVICE float moved_average(float average, float current, float share) {
-  return share > 0 ? average - (average - current) * share : average;
+// Does nothing if `weight` is 0, because 0 * infinity would make the average NaN permanently.
+GT_HOST_DEVICE float updated_average(float average, float current, float weight) {
+  return weight > 0 ? average - (average - current) * weight : average;
 }
 
 }  // namespace graph_train

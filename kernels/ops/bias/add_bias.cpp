@@ -9,7 +9,7 @@ namespace graph_train {
 
 namespace {
 
-constexpr int64_t kNumbersOfThread = 1 << 14;
+constexpr int64_t kElementsPerThread = 1 << 14;
 
 template<typename T>
 GT_INLINE void add_row_of(const T* x, const float* bias, float* out, int64_t n) {
@@ -18,7 +18,7 @@ GT_INLINE void add_row_of(const T* x, const float* bias, float* out, int64_t n) 
 GT_VECTOR void add_row(const float* x, const float* bias, float* out, int64_t n) { add_row_of(x, bias, out, n); }
 GT_VECTOR void add_row(const Bfloat16* x, const float* bias, float* out, int64_t n) { add_row_of(x, bias, out, n); }
 
-int64_t rows_of_thread(int64_t channels) { return 1 + kNumbersOfThread / channels; }
+int64_t rows_of_thread(int64_t channels) { return 1 + kElementsPerThread / channels; }
 
 template<typename From, typename To>
 class AddBiasKernel final : public StatelessKernel {
@@ -53,7 +53,7 @@ void convert(const From* x, To* y, int64_t n) {
 
 template<typename From, typename To>
 class AddBiasGradKernel final : public StatelessKernel {
-  // The sums of each thread's rows are added in the order of the rows.
+  // The sums of all threads are added in the order of their rows.
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const oneflow::ShapeView& shape = view_of(ctx, "dy");
     const int64_t rows = shape.Count(0, 3), channels = shape.At(3);

@@ -1,4 +1,4 @@
-// Arguments of the CUDA kernels that add a bias to (rows, channels) numbers, and of its gradient.
+// Arguments of the CUDA kernels that add a bias to an array (rows, channels), and of its gradient.
 #pragma once
 
 #include "native/host_device.h"
@@ -6,12 +6,12 @@
 namespace graph_train {
 
 constexpr int kBiasThreads = 256;
-// Neighbouring numbers of one thread.
+// Consecutive elements per thread.
 constexpr int kBiasPerThread = 8;
-// The gradient: a block has this many neighbouring channels; its other threads process other rows of them.
+// In the gradient, a block processes this many consecutive channels; its other threads process other rows.
 constexpr int kBiasColumns = 32;
 constexpr int kBiasLanes = kBiasThreads / kBiasColumns;
-constexpr int64_t kBiasMostParts = 512;
+constexpr int64_t kBiasMaxParts = 512;
 constexpr int64_t kBiasRowsPerThread = 16;
 
 struct AddBiasArgs {

@@ -1,5 +1,5 @@
-// OneFlow's op bias_add, which follows a convolution or a linear layer that has a bias; its own kernel is a scalar loop.
-#include "native/common.h"
+// OneFlow's op bias_add, which follows a convolution or a linear layer with a bias; OneFlow's kernel is not vectorised.
+#include "native/attributes.h"
 
 namespace graph_train {
 
@@ -22,20 +22,16 @@ Maybe<void> write_over_input(const user_op::InferContext&, const user_op::AddInp
   return Maybe<void>::Ok();
 }
 
-class BiasAddKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class BiasAddKernel final : public StatelessKernel {
   // in (outer, channels, inner) + bias (channels).
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto* in = ctx->Tensor4ArgNameAndIndex("a", 0);
-    const auto* bias = ctx->Tensor4ArgNameAndIndex("b", 0);
-    auto* out = ctx->Tensor4ArgNameAndIndex("out", 0);
-    const int64_t channels = bias->shape_view().elem_cnt();
-    const int64_t inner = in->shape_view().Count(ctx->Attr<int32_t>("axis") + 1);
-    const int64_t elements = in->shape_view().elem_cnt();
-    const float* source = in->dptr<float>();
-    const float* values = bias->dptr<float>();
-    float* target = out->mut_dptr<float>();
+    const oneflow::ShapeView& shape = view_of(ctx, "a");
+    const int64_t channels = view_of(ctx, "b").elem_cnt();
+    const int64_t inner = shape.Count(ctx->Attr<int32_t>("axis") + 1);
+    const int64_t elements = shape.elem_cnt();
+    const float* source = data_of(ctx, "a");
+    const float* values = data_of(ctx, "b");
+    float* target = result_of(ctx);
     if (inner == 1) {
       parallel_for(elements / channels, 1 + kElementsPerThread / channels, [=](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
@@ -50,7 +46,6 @@ class BiasAddKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("bias_add", BiasAddKernel, GT_IS_FLOAT("out")).SetInplaceProposalFn(write_over_input);

@@ -24,7 +24,7 @@ class AddBiasCudaKernel final : public StatelessKernel {
 
 int64_t parts_of(int64_t rows) {
   const int64_t rows_of_block = kBiasLanes * kBiasRowsPerThread;
-  return std::max<int64_t>(1, std::min(kBiasMostParts, (rows + rows_of_block - 1) / rows_of_block));
+  return std::max<int64_t>(1, std::min(kBiasMaxParts, (rows + rows_of_block - 1) / rows_of_block));
 }
 
 size_t bytes_of_sums(user_op::InferContext* ctx) {

@@ -1,10 +1,10 @@
-// Adding a bias to (rows, channels) numbers, and the gradient of that.
+// Addition of a bias to an array (rows, channels), and its gradient.
 #include "native/cuda/device.h"
 #include "ops/bias/bias.h"
 
 namespace graph_train {
 
-// Numbers are taken in the order of memory, whatever the channels: accesses stay aligned for any number of them.
+// Elements are processed in memory order, so that accesses are aligned for any number of channels.
 template<typename From, typename To>
 GT_DEVICE void add_bias(const AddBiasArgs& args) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kBiasPerThread;
@@ -22,7 +22,7 @@ GT_DEVICE void add_bias(const AddBiasArgs& args) {
   store_floats<kBiasPerThread>(static_cast<To*>(args.out) + first, number, values);
 }
 
-// dx, and the sums of this block's rows: a thread adds its own in float, pairs of threads then theirs.
+// Writes dx and the sums of this block's rows: each thread adds its rows in float, then pairs of threads are added.
 template<typename From, typename To>
 GT_DEVICE void add_bias_grad(const AddBiasGradArgs& args) {
   GT_SHARED(float, sums, kBiasThreads);
@@ -58,7 +58,7 @@ GT_BLOCK_KERNEL(add_bias_grad_f16_f16, AddBiasGradArgs, kBiasThreads) { add_bias
 GT_BLOCK_KERNEL(add_bias_grad_f32_bf16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<float, Bfloat16>(args); }
 GT_BLOCK_KERNEL(add_bias_grad_f32_f16, AddBiasGradArgs, kBiasThreads) { add_bias_grad<float, Half>(args); }
 
-// A block adds the parts of one channel.
+// Adds the parts; one block per channel.
 GT_BLOCK_KERNEL(add_bias_sums, AddBiasGradArgs, kBiasThreads) {
   double sum = 0.0;
   for (int64_t part = threadIdx.x; part < args.parts; part += kBiasThreads) {

@@ -1,4 +1,4 @@
-// OneFlow's ops concat and split_like for float and Bfloat16: copies of row pieces, shared among the threads.
+// OneFlow's ops concat and split_like for float and Bfloat16: parallel copies of parts of rows.
 #include <cstring>
 #include <vector>
 
@@ -8,7 +8,7 @@ namespace graph_train {
 
 namespace {
 
-// Numbers of each tensor in one row of the joined tensor: everything from the axis on.
+// Elements of each tensor in one row of the joined tensor; a row spans all axes from the concatenated one on.
 struct Pieces {
   int64_t rows = 0;
   int64_t joined = 0;
@@ -28,10 +28,10 @@ Pieces pieces_of(const Tensors& tensors, int64_t axis) {
   return p;
 }
 
-// copy(tensor, row, row of the joined tensor's start + offset, width)
+// Calls copy(tensor, its first element, first element in the joined tensor, count) for every part.
 template<typename Copy>
 void for_pieces(const Pieces& p, const Copy& copy) {
-  // Few long rows are cut, so that every thread has its share of each.
+  // A few long rows are cut, so that all threads work on each.
   const int64_t cuts = p.rows >= 4 * num_threads() ? 1 : num_threads();
   const int64_t grain = std::max<int64_t>(1, (1 << 14) * cuts / std::max<int64_t>(1, p.joined));
   parallel_for(p.rows * cuts, grain, [&](int64_t begin, int64_t end) {
@@ -41,7 +41,7 @@ void for_pieces(const Pieces& p, const Copy& copy) {
       for (size_t i = 0; i < p.widths.size(); ++i) {
         const int64_t from = p.widths[i] * cut / cuts;
         const int64_t to = p.widths[i] * (cut + 1) / cuts;
-        // A tensor without elements may have no memory, from which `memcpy` may not copy even nothing.
+        // A tensor without elements may be a null pointer, which `memcpy` does not allow.
         if (to > from) copy(i, row * p.widths[i] + from, row * p.joined + p.offsets[i] + from, to - from);
       }
     }
@@ -52,9 +52,7 @@ int64_t bytes_of(const user_op::Tensor* tensor) { return oneflow::GetSizeOfDataT
 
 int64_t axis_of(const user_op::KernelComputeContext* ctx) { return ctx->Attr<int64_t>("axis"); }
 
-class ConcatKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConcatKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     std::vector<const user_op::Tensor*> inputs;
     for (const auto& input : ctx->inputs()) inputs.push_back(ctx->Tensor4ArgNameAndIndex(input.first, input.second));
@@ -68,12 +66,9 @@ class ConcatKernel final : public user_op::OpKernel {
       std::memcpy(out + joined * bytes, sources[i] + own * bytes, count * bytes);
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class SplitLikeKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class SplitLikeKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     std::vector<const user_op::Tensor*> outputs;
     std::vector<char*> targets;
@@ -90,7 +85,6 @@ class SplitLikeKernel final : public user_op::OpKernel {
       std::memcpy(targets[i] + own * bytes, in + joined * bytes, count * bytes);
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 // Tensors whose shape is only known at run time stay with OneFlow's own kernels, which set it.

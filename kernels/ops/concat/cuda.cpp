@@ -9,7 +9,7 @@ namespace graph_train {
 
 namespace {
 
-// Adds one tensor behind those before; widths are in bytes here.
+// Appends one tensor; widths are in bytes here.
 void add_piece(const user_op::Tensor* tensor, void* data, int64_t axis, ConcatArgs* args,
                std::vector<ConcatPiece>* pieces) {
   const int64_t bytes = oneflow::GetSizeOfDataType(tensor->data_type());
@@ -20,7 +20,7 @@ void add_piece(const user_op::Tensor* tensor, void* data, int64_t axis, ConcatAr
   args->rows = tensor->shape_view().elem_cnt() * bytes / width;
 }
 
-// The most bytes that divide all addresses and widths.
+// The largest unit, in bytes, that divides all addresses and widths.
 int64_t unit_of(const void* joined, const std::vector<ConcatPiece>& pieces) {
   auto bits = reinterpret_cast<uint64_t>(joined) | 16;
   for (const ConcatPiece& piece : pieces) {

@@ -1,4 +1,4 @@
-// Joining tensors along an axis, and taking them apart: a thread copies one unit.
+// Concatenation and split along an axis; a thread copies one unit.
 #include "native/cuda/device.h"
 #include "ops/concat/concat.h"
 
@@ -8,7 +8,7 @@ struct alignas(16) Unit16 {
   uint64_t halves[2];
 };
 
-// The last piece that starts at or before `column`, which is never one of no width.
+// The last piece that starts at or before `column`; pieces are never empty.
 GT_DEVICE const ConcatPiece& piece_at(const ConcatPiece* pieces, int number, int64_t column) {
   int low = 0, high = number - 1;
   while (low < high) {
@@ -27,7 +27,7 @@ GT_DEVICE void copy_unit(const ConcatArgs& args) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t count = args.rows * args.width;
   if (index >= count) return;
-  // 32 bits, where they are enough, divide several times as fast.
+  // 32-bit division is several times as fast.
   const int64_t row =
       count >> 32 == 0 ? static_cast<uint32_t>(index) / static_cast<uint32_t>(args.width) : index / args.width;
   const int64_t column = index - row * args.width;

@@ -46,8 +46,8 @@ Layouts outer_layouts(const ConvolutionShape& s) {
   return {memory::desc(x, activation_type, activations), weights, memory::desc(y, activation_type, activations)};
 }
 
-// Layouts to ask oneDNN for: its own choice for weights and for channels-first activations, which it cannot use as they
-// are; channels-last activations are used in place. With bfloat16 activations, weights are converted to bfloat16.
+// Layouts requested from oneDNN: its own choice for weights and for channels-first activations, which it would have to
+// convert; channels-last activations are used in place. With bfloat16 activations, weights are converted to bfloat16.
 Layouts wanted_layouts(ConvolutionPass pass, const ConvolutionShape& s, const Layouts& outer) {
   const auto factor = s.bfloat16_activations ? memory::data_type::bf16 : memory::data_type::f32;
   const auto type_of = [&](const memory::desc& like, ConvolutionPass result) {
@@ -100,7 +100,7 @@ std::unique_ptr<Convolution> make_convolution(ConvolutionPass pass, const Convol
   const auto& engine = dnnl_engine();
   const auto attributes = primitive_attributes();
   auto made = std::make_unique<Convolution>();
-  // Gradients need it as a hint.
+  // The gradients' primitives need it as a hint.
   const Layouts given = wanted_layouts(ConvolutionPass::kForward, s, outer);
   const convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, algorithm, given.x,
                                                     given.weights, given.y, strides, dilates, before, after,
@@ -148,7 +148,7 @@ const Convolution& cached_convolution(ConvolutionPass pass, const ConvolutionSha
 }  // namespace
 
 void convolve(ConvolutionPass pass, const ConvolutionShape& shape, void* x, float* weights, void* y) {
-  if (shape.batch == 0) {  // oneDNN has no primitive for it; the filter's gradient is zero
+  if (shape.batch == 0) {  // not supported by oneDNN; the gradient of the filter is zero
     if (pass == ConvolutionPass::kFilterGradient) std::fill_n(weights, weight_count(shape), 0.0f);
     return;
   }

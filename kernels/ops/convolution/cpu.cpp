@@ -17,45 +17,36 @@ ConvolutionShape shape_of(user_op::KernelComputeContext* ctx) {
 }
 
 template<typename T = float>
-T* changeable(const T* data) {
+T* without_const(const T* data) {
   return const_cast<T*>(data);
 }
 
 template<typename T>
-class ConvolutionKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ConvolutionKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kForward, shape_of<T>(ctx), changeable(data_of<T>(ctx, "x")),
-             changeable(data_of(ctx, "weight")), result_of<T>(ctx));
+    convolve(ConvolutionPass::kForward, shape_of<T>(ctx), without_const(data_of<T>(ctx, "x")),
+             without_const(data_of(ctx, "weight")), result_of<T>(ctx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class DataGradientKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DataGradientKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kDataGradient, shape_of<T>(ctx), result_of<T>(ctx), changeable(data_of(ctx, "weight")),
-             changeable(data_of<T>(ctx, "dy")));
+    convolve(ConvolutionPass::kDataGradient, shape_of<T>(ctx), result_of<T>(ctx), without_const(data_of(ctx, "weight")),
+             without_const(data_of<T>(ctx, "dy")));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class FilterGradientKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class FilterGradientKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    convolve(ConvolutionPass::kFilterGradient, shape_of<T>(ctx), changeable(data_of<T>(ctx, "x")), result_of(ctx),
-             changeable(data_of<T>(ctx, "dy")));
+    convolve(ConvolutionPass::kFilterGradient, shape_of<T>(ctx), without_const(data_of<T>(ctx, "x")), result_of(ctx),
+             without_const(data_of<T>(ctx, "dy")));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// On the emulated device packed weights are the CUDA kernels': OneFlow keeps a kernel that once fitted an op, whatever
-// the priority of another.
+// On the emulated device, packed weights are left to the CUDA kernels: OneFlow keeps the first kernel that it selected
+// for an op, regardless of priorities.
 auto is_for_cpu() {
   return oneflow::hob::make_custom("weights for the CPU", [](const user_op::KernelRegContext& ctx) {
 #ifdef GT_EMULATED_CUDA

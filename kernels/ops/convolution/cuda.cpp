@@ -15,7 +15,7 @@ cudnn::DataType cudnn_type(oneflow::DataType type) {
   }
 }
 
-void* changeable(const void* data) { return const_cast<void*>(data); }
+void* without_const(const void* data) { return const_cast<void*>(data); }
 
 void run(user_op::KernelComputeContext* ctx, ConvolutionPass pass, void* x, void* weights, void* y) {
   const ConvolutionShape shape = shape_of(integers_of(ctx), view_of(ctx, "x"), view_of(ctx, "weight"));
@@ -26,26 +26,26 @@ void run(user_op::KernelComputeContext* ctx, ConvolutionPass pass, void* x, void
 
 class ConvolutionCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    run(ctx, ConvolutionPass::kForward, changeable(data_of<void>(ctx, "x")), changeable(data_of<void>(ctx, "weight")),
-        result_of<void>(ctx));
+    run(ctx, ConvolutionPass::kForward, without_const(data_of<void>(ctx, "x")),
+        without_const(data_of<void>(ctx, "weight")), result_of<void>(ctx));
   }
 };
 
 class DataGradientCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    run(ctx, ConvolutionPass::kDataGradient, result_of<void>(ctx), changeable(data_of<void>(ctx, "weight")),
-        changeable(data_of<void>(ctx, "dy")));
+    run(ctx, ConvolutionPass::kDataGradient, result_of<void>(ctx), without_const(data_of<void>(ctx, "weight")),
+        without_const(data_of<void>(ctx, "dy")));
   }
 };
 
 class FilterGradientCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    if (view_of(ctx, "x").At(0) == 0) {  // a sum of nothing
+    if (view_of(ctx, "x").At(0) == 0) {  // an empty sum
       const auto bytes = view_of(ctx, "out").elem_cnt() * oneflow::GetSizeOfDataType(type_of(ctx, "out"));
       return cuda::set_zero(cuda::queue_of(ctx), result_of<void>(ctx), bytes);
     }
-    run(ctx, ConvolutionPass::kFilterGradient, changeable(data_of<void>(ctx, "x")), result_of<void>(ctx),
-        changeable(data_of<void>(ctx, "dy")));
+    run(ctx, ConvolutionPass::kFilterGradient, without_const(data_of<void>(ctx, "x")), result_of<void>(ctx),
+        without_const(data_of<void>(ctx, "dy")));
   }
 };
 

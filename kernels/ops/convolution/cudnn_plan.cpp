@@ -15,10 +15,10 @@ namespace {
 
 using cudnn::Math;
 
-// Faster algorithms that need more are skipped, unless there is no other.
-constexpr size_t kMostWorkspace = size_t{256} << 20;
-// More than the number of algorithms of any pass, times the kinds of arithmetic.
-constexpr int kMostAlgorithms = 32;
+// Algorithms that need more workspace are used only if there is no other.
+constexpr size_t kMaxWorkspace = size_t{256} << 20;
+// More than the number of algorithms of any pass times the number of math types.
+constexpr int kMaxAlgorithms = 32;
 
 struct Operands {
   cudnn::Descriptor first, second, result;
@@ -58,42 +58,42 @@ bool is_allowed(const cudnn::Performance& found, cudnn::DataType type, bool dete
          && !(rounds_factors && type == cudnn::DataType::kFloat);
 }
 
-// Whether cuDNN accepts the algorithm with a workspace of at most so many bytes; if so, the plan has it.
-bool take_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type,
-                    const cudnn::Performance& found, size_t most_workspace, Plan* plan) {
-  // An algorithm and its kind of arithmetic belong together; the default one of float32 would be TF32.
+// Puts an algorithm into the plan; returns whether cuDNN accepts it with a workspace of at most `max_workspace` bytes.
+bool try_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type,
+                   const cudnn::Performance& found, size_t max_workspace, Plan* plan) {
+  // The math type belongs to the algorithm; the default for float32 would be TF32.
   const Math math = type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : found.math;
   GT_CUDNN_CHECK(set_math(plan->convolution, math));
   const auto& [first, second, result] = plan->operands;
   plan->algorithm = found.algorithm;
   const auto status = functions.workspace_bytes(handle, first, second, plan->convolution, result, found.algorithm,
                                                 &plan->workspace_bytes);
-  return status == 0 && plan->workspace_bytes <= most_workspace;
+  return status == 0 && plan->workspace_bytes <= max_workspace;
 }
 
-// Takes the first algorithm of cuDNN's list, which is ordered by expected time, that is allowed, accepted by cuDNN and
-// needs little memory; if all need much, the one that needs least.
+// Chooses the first algorithm of cuDNN's list, which is ordered by expected time, that is allowed, accepted by cuDNN
+// and needs at most kMaxWorkspace; if there is none, the one with the smallest workspace.
 bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type, bool deterministic,
                       Plan* plan) {
-  cudnn::Performance list[kMostAlgorithms];
+  cudnn::Performance list[kMaxAlgorithms];
   int found = 0;
   const auto& [first, second, result] = plan->operands;
   cudnn::check(
-      functions.find_algorithms(handle, first, second, plan->convolution, result, kMostAlgorithms, &found, list),
+      functions.find_algorithms(handle, first, second, plan->convolution, result, kMaxAlgorithms, &found, list),
       "find_algorithms");
   auto* const end =
       std::remove_if(list, list + found, [=](const auto& one) { return !is_allowed(one, type, deterministic); });
   for (const auto* one = list; one != end; ++one) {
-    if (take_algorithm(handle, functions, type, *one, kMostWorkspace, plan)) return true;
+    if (try_algorithm(handle, functions, type, *one, kMaxWorkspace, plan)) return true;
   }
   std::stable_sort(list, end, [](const auto& one, const auto& other) { return one.memory < other.memory; });
   for (const auto* one = list; one != end; ++one) {
-    if (take_algorithm(handle, functions, type, *one, std::numeric_limits<size_t>::max(), plan)) return true;
+    if (try_algorithm(handle, functions, type, *one, std::numeric_limits<size_t>::max(), plan)) return true;
   }
   return false;
 }
 
-std::string in_words(ConvolutionPass pass, const ConvolutionShape& s) {
+std::string description(ConvolutionPass pass, const ConvolutionShape& s) {
   const char* names[] = {"forward", "data gradient", "filter gradient"};
   std::ostringstream text;
   text << names[static_cast<int>(pass)] << " of x (" << s.batch << ", " << s.in_height << ", " << s.in_width << ", "
@@ -107,10 +107,10 @@ Plan make_plan(cudnn::Handle handle, ConvolutionPass pass, const ConvolutionShap
   Plan plan{operands_of(pass, descriptors), descriptors.convolution, 0, 0};
   if (choose_algorithm(handle, functions_of(pass), type, true, &plan)) return plan;
   CHECK(choose_algorithm(handle, functions_of(pass), type, false, &plan))
-      << "cuDNN has no algorithm for this convolution: " << in_words(pass, shape);
+      << "cuDNN has no algorithm for this convolution: " << description(pass, shape);
   std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the last "
                "digits from run to run: "
-            << in_words(pass, shape) << std::endl;
+            << description(pass, shape) << std::endl;
   return plan;
 }
 
@@ -173,7 +173,8 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
   cuda::count(name);
 }
 
-// For tests: (n, c, h, w) of the output according to cuDNN; `sizes` is a ConvolutionShape; its output sizes are not read.
+// For tests: (n, c, h, w) of the output according to cuDNN; `sizes` is a ConvolutionShape; its output sizes are not
+// read.
 extern "C" GT_EXPORT void graph_train_cudnn_output_size(const int64_t* sizes, int type, int* output) {
   ConvolutionShape shape;
   std::memcpy(&shape, sizes, sizeof(shape));

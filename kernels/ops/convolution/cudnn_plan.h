@@ -1,4 +1,4 @@
-// A convolution as cuDNN executes it: descriptors and the algorithm, chosen once for each size and device.
+// Convolution with cuDNN: descriptors and algorithm are chosen once for each size and device.
 #pragma once
 
 #include "native/cuda/cudnn.h"

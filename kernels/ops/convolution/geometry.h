@@ -7,7 +7,7 @@
 
 namespace graph_train {
 
-// INTEGERS of the ops: stride, padding, dilation (rows, columns each), groups, and 1 where weights are packed.
+// INTEGERS of the ops: stride, padding, dilation (rows, columns each), groups, 1 if weights are packed.
 enum ConvolutionInteger {
   kStrideRows,
   kStrideColumns,

@@ -56,7 +56,7 @@ void filter_gradient(const ConvolutionShape& s, int64_t parts, float* weights, c
   });
 }
 
-// Channels last: x (pixels, C), y (pixels, O), each thread with pixels of its own.
+// Channels last: x (pixels, C), y (pixels, O); each thread processes part of the pixels.
 void filter_gradient_of_pixels(const ConvolutionShape& s, const float* x, float* weights, const float* y) {
   constexpr int64_t kPixelsPerThread = 1 << 10;
   const int64_t pixels = s.batch * s.in_height * s.in_width, in = s.in_channels, out = s.out_channels;
@@ -69,8 +69,8 @@ void filter_gradient_of_pixels(const ConvolutionShape& s, const float* x, float*
 
 }  // namespace
 
-// On channels-last activations oneDNN's 1x1 convolution is as fast as a product, except for the gradient of the filter,
-// where it is much slower on large maps with few channels.
+// For channels-last activations, oneDNN's 1x1 convolution is as fast as a matrix product, except for the gradient of
+// the filter, which is much slower on large maps with few channels.
 bool is_pointwise(ConvolutionPass pass, const ConvolutionShape& s) {
   return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_height == 1 && s.stride_width == 1 && s.groups == 1
          && s.in_height == s.out_height && s.in_width == s.out_width && !s.weights_channels_last
@@ -80,8 +80,8 @@ bool is_pointwise(ConvolutionPass pass, const ConvolutionShape& s) {
 void convolve_pointwise(ConvolutionPass pass, const ConvolutionShape& s, float* x, float* weights, float* y) {
   const std::lock_guard<std::mutex> lock(dnnl_mutex());
   if (s.channels_last) return filter_gradient_of_pixels(s, x, weights, y);
-  // Whole images per thread where they can be shared out evenly: one start of the threads and products without
-  // synchronisation. Otherwise the threads share each product.
+  // If images can be distributed evenly, each thread processes complete images without synchronisation. Otherwise the
+  // threads share each product.
   const int64_t threads = num_threads();
   if (s.batch % threads != 0 && s.batch < 4 * threads) {
     convolve_images(pass, s, x, weights, y, 0, s.batch);

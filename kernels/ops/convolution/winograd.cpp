@@ -16,15 +16,16 @@ constexpr int64_t kTaps = 9;
 
 // Tiles that a thread processes at a time, whose transforms should fit in its L2 cache.
 constexpr int64_t kBlockBytes = 1 << 20;
-constexpr int64_t kMostTiles = 56;
+constexpr int64_t kMaxTiles = 56;
 
-// Padding between the matrices of points, so that they do not compete for the same cache lines.
+// Padding between the matrices of points, to avoid cache conflicts.
 constexpr int64_t kGap = 16;
 
-// Sums of the gradients of weights that all threads may hold together; with more, a direct convolution is taken.
-constexpr int64_t kMostSumBytes = 32 << 20;
+// Maximum size of all threads' sums of the weights' gradients; beyond that, a direct convolution is used.
+constexpr int64_t kMaxSumBytes = 32 << 20;
 
-// One pass over the tiles of all images: a convolution from `from` (N, H, W, C) to `to` (N, H', W', O) with zero padding.
+// One pass over the tiles of all images: a convolution from `from` (N, H, W, C) to `to` (N, H', W', O) with zero
+// padding.
 struct Tiles {
   const WinogradTile* tile;
   int64_t rows, columns;      // of tiles per image
@@ -68,7 +69,7 @@ Tiles tiles_of(const WinogradTile& tile, ConvolutionPass pass, const Convolution
 // - transforming a tile's input and output costs as much as its products with kTransformChannels more channels;
 // - transforming the weights costs as much as the products of kWeightsTiles tiles (the sums of each thread, for their
 //   gradient).
-// Where that is not clearly less than a direct convolution's 9 per output, the latter is taken.
+// A direct convolution, with 9 products per output, is used unless this is clearly less.
 constexpr double kTransformChannels = 24;
 constexpr double kWeightsTiles = 110;
 constexpr double kLessThanDirect = 0.87;
@@ -90,10 +91,10 @@ bool is_suitable(const ConvolutionShape& s) {
 
 bool sums_fit(const WinogradTile& tile, ConvolutionPass pass, const ConvolutionShape& s) {
   return pass != ConvolutionPass::kFilterGradient
-         || num_threads() * tiles_of(tile, pass, s).weights_size() * int64_t{sizeof(float)} <= kMostSumBytes;
+         || num_threads() * tiles_of(tile, pass, s).weights_size() * int64_t{sizeof(float)} <= kMaxSumBytes;
 }
 
-// The tile with the least cost; null where a direct convolution has less.
+// The tile with the lowest cost; null if a direct convolution costs less.
 const WinogradTile* best_tile(ConvolutionPass pass, const ConvolutionShape& s) {
   const WinogradKernels* kernels = winograd_kernels();
   if (kernels == nullptr || !is_suitable(s)) return nullptr;
@@ -119,7 +120,7 @@ struct Block {
 int64_t tiles_per_block(const Tiles& t) {
   const int64_t rows = winograd_kernels()->rows;
   const int64_t bytes = t.tile->points * (t.from.channels + t.to.channels) * sizeof(float);
-  return std::clamp(kBlockBytes / bytes / rows, int64_t{1}, kMostTiles / rows) * rows;
+  return std::clamp(kBlockBytes / bytes / rows, int64_t{1}, kMaxTiles / rows) * rows;
 }
 
 int64_t threads_of(const Tiles& t) { return std::min<int64_t>(num_threads(), t.count); }
@@ -201,7 +202,7 @@ const WinogradKernels* winograd_kernels() {
   return chosen;
 }
 
-// m of the m x m tiles that a convolution of these sizes is computed with; 0 where it is a direct one. For tests.
+// For tests: m of the m x m tiles used for a convolution of these sizes; 0 for a direct convolution.
 extern "C" GT_EXPORT int64_t graph_train_winograd_side(int64_t pass, const ConvolutionShape* sizes) {
   const WinogradTile* tile = best_tile(static_cast<ConvolutionPass>(pass), *sizes);
   return tile == nullptr ? 0 : tile->side;

@@ -14,8 +14,8 @@ namespace graph_train {
 
 namespace {
 
-// A block of the matrix products is kRows x 2 vectors: as many sums as registers can hold beside two vectors of b and one
-// number of a.
+// A block of the matrix products has kRows x 2 vectors of sums, so that registers also hold two vectors of b and one
+// value of a.
 #ifdef __AVX512F__
 constexpr int kLanes = 16;
 constexpr int kRows = 14;

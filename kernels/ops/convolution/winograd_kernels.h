@@ -1,9 +1,10 @@
 // Inner loops of the Winograd convolutions, compiled once for each instruction set (winograd.vec.cpp).
 //
-// F(m x m, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): a tile of m x m outputs
-// needs (m + 2)^2 products per pair of channels in place of 9 m^2. With d the tile's (m + 2)^2 inputs and g the weights,
-// y = Aᵀ ((G g Gᵀ) . (Bᵀ d B)) A, the element-wise product being summed over the channels: a matrix product per "point".
-// Numbers of channels are multiples of kWinogradChannels; channel c of point p is at points[p * stride + c].
+// F(m x m, 3 x 3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): a tile of m x m
+// outputs needs (m + 2)^2 products per pair of channels in place of 9 m^2. With d the tile's (m + 2)^2 inputs and g the
+// weights, y = Aᵀ ((G g Gᵀ) . (Bᵀ d B)) A, the element-wise product being summed over the channels: a matrix product
+// per "point". Numbers of channels are multiples of kWinogradChannels; channel c of point p is at points[p * stride +
+// c].
 #pragma once
 
 #include <cstdint>

@@ -15,14 +15,14 @@ struct OwnImages {
   int64_t first, count, batch;
 };
 
-// As OneFlow splits an axis: with a remainder, the first ranks have one more. A rank with the whole batch has it unsplit.
+// OneFlow splits an axis so that, with a remainder, the first ranks have one element more. If the rank has the whole
+// batch, it is not split.
 inline OwnImages own_images(user_op::KernelComputeContext* ctx) {
   const int64_t count = view_of(ctx, "map").At(0), batch = view_of(ctx, "labels").At(0);
   if (count == batch) return {0, count, batch};
   const int64_t rank = ctx->parallel_ctx().parallel_id(), ranks = ctx->parallel_ctx().parallel_num();
   const int64_t first = batch / ranks * rank + std::min(rank, batch % ranks);
-  CHECK_EQ(count, batch / ranks + (rank < batch % ranks ? 1 : 0))
-      << "a map that is split in another way than by images";
+  CHECK_EQ(count, batch / ranks + (rank < batch % ranks ? 1 : 0)) << "the map must be split by images";
   return {first, count, batch};
 }
 

@@ -1,12 +1,12 @@
 // Target assignment and loss of all levels of a detection head, with the gradients of their maps, in one pass.
 //
-// An image never shares a cell with another one, so images are the unit of parallel work. Sums are kept per image in
-// double and added in the order of the images: results do not depend on the number of threads.
+// Parallel over images, which have no cells in common. Sums are per image, in double, and added in the order of the
+// images, so that results do not depend on the number of threads.
 #include <cstring>
 
 #include "native/attributes.h"
 
-// Which cell a label belongs to is decided by comparing rounded numbers.
+// The cell of a label is found by comparing rounded values.
 #include "native/exact_rounding.h"
 #include "ops/detection_loss/call.h"
 #include "ops/detection_loss/rebalance.h"
@@ -17,10 +17,10 @@ namespace {
 struct Labels {
   const float* numbers;  // (batch, slots, 5)
   int64_t slots;
-  const float* at(int64_t image, int64_t slot) const { return numbers + (image * slots + slot) * kLabelNumbers; }
+  const float* at(int64_t image, int64_t slot) const { return numbers + (image * slots + slot) * kLabelValues; }
 };
 
-// Of one image and level, in YOLOv5's order: neighbour, anchor, label.
+// Matches of one image and level, in YOLOv5's order: neighbour, anchor, label.
 std::vector<Match> find_matches(const LossSettings& settings, const LossLevel& level, const Labels& labels,
                                 int64_t image) {
   std::vector<Match> matches;
@@ -40,14 +40,14 @@ std::vector<Match> find_matches(const LossSettings& settings, const LossLevel& l
   return matches;
 }
 
-// Matches of the whole batch at each level, at least 1.
+// Number of matches of the whole batch at each level, at least 1.
 std::vector<double> count_all_matches(const LossSettings& settings, const std::vector<LossLevel>& levels,
                                       const Labels& labels, int64_t batch) {
   std::vector<double> counts;
   for (const LossLevel& level : levels) {
     int64_t matches = 0;
     for (int64_t label = 0; label < batch * labels.slots; ++label) {
-      matches += count_matches(level, labels.numbers + label * kLabelNumbers, settings.anchor_t);
+      matches += count_matches(level, labels.numbers + label * kLabelValues, settings.anchor_t);
     }
     counts.push_back(static_cast<double>(std::max<int64_t>(1, matches)));
   }
@@ -73,7 +73,7 @@ GT_VECTOR void focal_loss(const float* __restrict__ logits, const float* __restr
   }
 }
 
-// Numbers that one image needs, kept between images and levels.
+// Buffers for one image and level, reused for the next.
 struct Scratch {
   std::vector<float> logits, objectness_targets, class_targets, losses, gradients;
 
@@ -85,7 +85,7 @@ struct Scratch {
     gradients.resize(losses.size());
   }
 
-  // Losses and their derivatives into `losses` and `gradients`; returns the sum of the losses.
+  // Computes `losses` and `gradients` of the logits; returns the sum of the losses.
   double elements(const LossSettings& settings, const float* of_logits, const float* targets, float positive_weight,
                   int64_t count) {
     if (settings.focal_gamma > 0) {
@@ -104,7 +104,7 @@ double class_loss(const LossSettings& settings, const LossLevel& level, const Ma
                   float scale, float* gradient, Scratch& scratch) {
   const int64_t classes = level.classes();
   std::fill(scratch.class_targets.begin(), scratch.class_targets.end(), settings.negative_target);
-  scratch.class_targets[match.number_of_class] = settings.positive_target;
+  scratch.class_targets[match.class_index] = settings.positive_target;
   const double sum =
       scratch.elements(settings, row + 5, scratch.class_targets.data(), settings.class_positive_weight, classes);
   for (int64_t i = 0; i < classes; ++i) gradient[5 + i] += scale * scratch.gradients[i];
@@ -146,9 +146,7 @@ LossSums image_loss(const LossSettings& settings, const LossLevel& level, const 
   return sums;
 }
 
-class DetectionLossKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DetectionLossKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     LossSettings settings;
     std::memcpy(&settings, data_of(ctx, "settings"), sizeof(settings));
@@ -175,14 +173,13 @@ class DetectionLossKernel final : public user_op::OpKernel {
     float* parts = result_of(ctx, "out", 1);
     LossOutputs outputs{};
     for (size_t level = 0; level < levels.size(); ++level) {
-      outputs.add(settings, levels[level], images.batch, counts[level], balance[level], added_up(sums[level]),
+      outputs.add(settings, levels[level], images.batch, counts[level], balance[level], sum_over_images(sums[level]),
                   parts + 3 + level);
     }
     outputs.store(images.batch, result_of(ctx, "out", 0), parts);
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 
-  static LossSums added_up(const std::vector<LossSums>& of_images) {
+  static LossSums sum_over_images(const std::vector<LossSums>& of_images) {
     LossSums total{};
     for (const LossSums& sums : of_images) {
       total.box += sums.box;
@@ -193,14 +190,11 @@ class DetectionLossKernel final : public user_op::OpKernel {
   }
 };
 
-class RebalanceKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class RebalanceKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     rebalance({ctx->Tensor4ArgNameAndIndex("balance", 0)->mut_dptr<float>(), data_of(ctx, "parts"), result_of(ctx),
                static_cast<int32_t>(view_of(ctx, "balance").elem_cnt()), static_cast<int32_t>(integers_of(ctx).at(0))});
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("graph_train_detection_loss", DetectionLossKernel, GT_IS_FLOAT("map"));

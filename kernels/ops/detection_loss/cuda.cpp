@@ -8,7 +8,7 @@ namespace graph_train {
 
 namespace {
 
-constexpr size_t kCountBytes = sizeof(int64_t) * kMostLevels * kMostLossBlocks;
+constexpr size_t kCountBytes = sizeof(int64_t) * kMaxLevels * kMaxLossBlocks;
 
 size_t infer_scratch(user_op::InferContext* ctx) {
   const auto levels = static_cast<int64_t>(ctx->input_size("map"));
@@ -46,7 +46,7 @@ class DetectionLossCudaKernel final : public StatelessKernel {
     args.sums = reinterpret_cast<LossSums*>(scratch + kCountBytes);
     args.grid_counters = cuda::grid_counters(queue);
     const int64_t tiles = args.first_tile[args.level_count];
-    cuda::launch_together(queue, "detection_loss", std::min<int64_t>(tiles, kMostLossBlocks), kLossThreads, args);
+    cuda::launch_cooperative(queue, "detection_loss", std::min<int64_t>(tiles, kMaxLossBlocks), kLossThreads, args);
   }
 };
 

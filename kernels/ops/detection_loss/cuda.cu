@@ -1,10 +1,10 @@
-// The whole detection loss, all levels and the gradients of their maps, in one cooperative launch.
+// The detection loss of all levels and the gradients of their maps in one cooperative launch.
 //
-// The blocks first count the matches of the whole batch, which the scales of all gradients depend on, and meet. Then each
-// works on tiles: some cells of one image and level. It finds the matches that fall into its tile by testing all labels
-// of the image again, in build order, and a cell belongs to one warp at a time: what several matches add to one cell is
-// added in that order. When all have met again one block adds up the sums of the tiles. Nothing depends on which block
-// or thread comes first.
+// The blocks first count the matches of the whole batch, on which the scales of all gradients depend, and wait for each
+// other. Then each processes tiles, i.e. some cells of one image and level. It finds the matches in its tile by testing
+// all labels of the image again, in build order. A cell belongs to one warp at a time, which adds the contributions of
+// its matches in that order. After another barrier, one block adds the sums of the tiles. The results do not depend on
+// the order in which blocks and threads run.
 #include "native/cuda/device.h"
 #include "native/exact_rounding.h"
 #include "ops/detection_loss/launch.h"
@@ -27,7 +27,7 @@ struct Tile {
   float* gradient;
 };
 
-// What a block knows of its tile's cells.
+// State of the cells of a block's tile.
 struct Cells {
   float* targets;  // of the objectness
   int* matched;
@@ -55,19 +55,19 @@ GT_DEVICE void count_own_matches(const LossArgs& args, float limit) {
   for (int level = 0; level < args.level_count; ++level) {
     int64_t matches = 0;
     for (int64_t at = static_cast<int64_t>(blockIdx.x) * kLossThreads + threadIdx.x; at < labels; at += step) {
-      matches += count_matches(args.levels[level], args.labels + at * kLabelNumbers, limit);
+      matches += count_matches(args.levels[level], args.labels + at * kLabelValues, limit);
     }
     matches = block_sum<kLossThreads>(matches);
-    if (threadIdx.x == 0) args.counts[level * kMostLossBlocks + blockIdx.x] = matches;
+    if (threadIdx.x == 0) args.counts[level * kMaxLossBlocks + blockIdx.x] = matches;
   }
 }
 
-// Adds up what all blocks counted; `matches` and `scales` of each level are there when it returns.
+// Adds the counts of all blocks and computes `matches` and `scales` of each level.
 GT_DEVICE void prepare_scales(const LossArgs& args, const LossSettings& settings, double* matches, LossScales* scales) {
   for (int level = 0; level < args.level_count; ++level) {
     int64_t all = 0;
     for (int block = threadIdx.x; block < gridDim.x; block += kLossThreads) {
-      all += args.counts[level * kMostLossBlocks + block];
+      all += args.counts[level * kMaxLossBlocks + block];
     }
     all = block_sum<kLossThreads>(all);
     if (threadIdx.x == 0) {
@@ -86,7 +86,7 @@ GT_DEVICE bool entry_match(const LossArgs& args, const LossSettings& settings, c
   const int anchors = static_cast<int>(level.anchors);
   if (entry >= kNeighbours * anchors * args.slots) return false;
   const int slot = entry % args.slots, anchor = entry / args.slots % anchors, neighbour = entry / args.slots / anchors;
-  const float* label = args.labels + (tile.image * args.slots + slot) * kLabelNumbers;
+  const float* label = args.labels + (tile.image * args.slots + slot) * kLabelValues;
   if (!is_label(label)) return false;
   const PlacedLabel placed = place_label(level, label);
   if (!reaches_neighbour(level, placed, neighbour)) return false;
@@ -96,7 +96,7 @@ GT_DEVICE bool entry_match(const LossArgs& args, const LossSettings& settings, c
   return fits_anchor(placed, level.anchor_sides + 2 * anchor, settings.anchor_t);
 }
 
-// Leaves the matches among the next kLossThreads entries in `found`, in build order, and returns their number.
+// Writes the matches among the next kLossThreads entries to `found`, in build order, and returns their number.
 GT_DEVICE int find_matches(const LossArgs& args, const LossSettings& settings, const Tile& tile, int first_entry,
                            Match* found) {
   GT_SHARED(int, of_warps, kLossWarps);
@@ -116,7 +116,8 @@ GT_DEVICE int find_matches(const LossArgs& args, const LossSettings& settings, c
   return all;
 }
 
-// Adds one match's gradient to its cell's row, which is written for the first time unless `again`. All lanes of a warp.
+// Adds one match's gradient to its cell's row; `again` is false for the first match of the cell. Called by all lanes of
+// a warp.
 GT_DEVICE float add_match(const LossSettings& settings, const Tile& tile, const Match& match, bool again,
                           LossSums* sums) {
   const int lane = threadIdx.x % kWarp, classes = static_cast<int>(tile.level.classes());
@@ -130,7 +131,7 @@ GT_DEVICE float add_match(const LossSettings& settings, const Tile& tile, const 
   for (int i = lane; i < classes; i += kWarp) {
     ElementLoss element{0, 0};
     if (classes > 1) {
-      const float target = i == match.number_of_class ? settings.positive_target : settings.negative_target;
+      const float target = i == match.class_index ? settings.positive_target : settings.negative_target;
       element = element_loss(settings, row[5 + i], target, settings.class_positive_weight);
     }
     gradient[5 + i] = (again ? gradient[5 + i] : 0.0f) + tile.scales.classes * element.gradient;
@@ -150,7 +151,7 @@ GT_DEVICE void add_matches(const LossSettings& settings, const Tile& tile, const
     bool earlier = false;
     for (int other = lane; other < first; other += kWarp) earlier = earlier || found[other].cell == cell;
     if (__ballot_sync(kAllLanes, earlier) != 0) continue;
-    // The first lane alone reads and writes what is known of the cell.
+    // Only the first lane reads and writes the state of the cell.
     bool again = __shfl_sync(kAllLanes, lane == 0 ? cells.matched[cell] : 0, 0) != 0;
     float target = lane == 0 ? cells.targets[cell] : 0.0f;
     for (int other = first; other < number; ++other) {
@@ -166,7 +167,8 @@ GT_DEVICE void add_matches(const LossSettings& settings, const Tile& tile, const
   }
 }
 
-// Objectness loss of this thread's cell. Its derivative takes the place of the target, or its place in a matched row.
+// Objectness loss of this thread's cell. Its derivative replaces the target and, in a matched row, is written to the
+// gradient.
 GT_DEVICE float add_objectness(const LossSettings& settings, const Tile& tile, const Cells& cells) {
   const int cell = threadIdx.x;
   if (cell >= tile.cells) return 0;
@@ -178,15 +180,15 @@ GT_DEVICE float add_objectness(const LossSettings& settings, const Tile& tile, c
   return element.loss;
 }
 
-// Writes the rows of cells without a match: zeros but for the objectness.
+// Writes the rows of cells without a match: zeros except for the objectness.
 GT_DEVICE void fill_rows(const Tile& tile, const Cells& cells) {
-  constexpr int kNumbers = 4;  // of one access
+  constexpr int kValues = 4;  // per access
   const int channels = static_cast<int>(tile.level.channels), all = tile.cells * channels;
-  for (int first = threadIdx.x * kNumbers; first < all; first += kLossThreads * kNumbers) {
+  for (int first = threadIdx.x * kValues; first < all; first += kLossThreads * kValues) {
     int cell = first / channels, channel = first % channels;
-    float values[kNumbers] = {};
-    bool writes[kNumbers] = {};
-    for (int i = 0; i < kNumbers && cell < tile.cells; ++i) {
+    float values[kValues] = {};
+    bool writes[kValues] = {};
+    for (int i = 0; i < kValues && cell < tile.cells; ++i) {
       if (channel == 4) values[i] = cells.targets[cell];
       writes[i] = cells.matched[cell] == 0;
       if (++channel == channels) {
@@ -195,10 +197,10 @@ GT_DEVICE void fill_rows(const Tile& tile, const Cells& cells) {
       }
     }
     if (writes[0] && writes[1] && writes[2] && writes[3]) {
-      store_floats<kNumbers>(tile.gradient + first, kNumbers, values);
+      store_floats<kValues>(tile.gradient + first, kValues, values);
       continue;
     }
-    for (int i = 0; i < kNumbers; ++i) {
+    for (int i = 0; i < kValues; ++i) {
       if (writes[i]) tile.gradient[first + i] = values[i];
     }
   }
@@ -260,8 +262,8 @@ GT_DEVICE void store_outputs(const LossArgs& args, const LossSettings& settings,
 }  // namespace
 
 GT_BLOCK_KERNEL(detection_loss, LossArgs, kLossThreads) {
-  GT_SHARED(double, matches, kMostLevels);
-  GT_SHARED(LossScales, scales, kMostLevels);
+  GT_SHARED(double, matches, kMaxLevels);
+  GT_SHARED(LossScales, scales, kMaxLevels);
   const LossSettings settings = *reinterpret_cast<const LossSettings*>(args.settings);
   count_own_matches(args, settings.anchor_t);
   grid_barrier(args.grid_counters);

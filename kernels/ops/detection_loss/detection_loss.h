@@ -14,8 +14,8 @@ namespace graph_train {
 // The label's own cell, then left, up, right, down.
 constexpr int kNeighbours = 5;
 constexpr float kIouEps = 1e-7f;
-constexpr int kMostLevels = 5;
-constexpr int kLabelNumbers = 5;  // class, centre x, centre y, width, height
+constexpr int kMaxLevels = 5;
+constexpr int kLabelValues = 5;  // class, centre x, centre y, width, height
 
 // The settings before the anchors; LossSetting of function.py.
 struct LossSettings {
@@ -43,7 +43,7 @@ struct PlacedLabel {
 struct Match {
   int64_t cell;  // (row * columns + column) * anchors + anchor, of one image
   int32_t anchor;
-  int32_t number_of_class;
+  int32_t class_index;
   Box<float> target;
 };
 
@@ -61,8 +61,8 @@ GT_HOST_DEVICE bool fits_anchor(const PlacedLabel& label, const float* anchor, f
   return larger(worst_x, worst_y) < limit;
 }
 
-// Whether a centre at this distance from a side of the image is less than half a cell from the border of its cell towards
-// that side, and the border is not the side itself.
+// Whether a centre at this distance from a side of the image is less than half a cell from the border of its cell
+// towards that side, and the border is not the side itself.
 GT_HOST_DEVICE bool is_near(float distance) { return distance - floorf(distance) < 0.5f && distance > 1.0f; }
 
 GT_HOST_DEVICE bool reaches_neighbour(const LossLevel& level, const PlacedLabel& label, int neighbour) {
@@ -80,7 +80,7 @@ GT_HOST_DEVICE float clamped_floor(float value, int64_t count) {
 }
 
 // The match of a label that fits the anchor with a neighbouring cell.
-GT_HOST_DEVICE Match match_of(const LossLevel& level, const PlacedLabel& label, float number_of_class, int neighbour,
+GT_HOST_DEVICE Match match_of(const LossLevel& level, const PlacedLabel& label, float class_index, int neighbour,
                               int anchor) {
   const float shift_x = neighbour == 1 ? 0.5f : (neighbour == 3 ? -0.5f : 0.0f);
   const float shift_y = neighbour == 2 ? 0.5f : (neighbour == 4 ? -0.5f : 0.0f);
@@ -89,7 +89,7 @@ GT_HOST_DEVICE Match match_of(const LossLevel& level, const PlacedLabel& label, 
   const int64_t corner = static_cast<int64_t>(row) * level.columns + static_cast<int64_t>(column);
   return {corner * level.anchors + anchor,
           anchor,
-          static_cast<int32_t>(number_of_class),
+          static_cast<int32_t>(class_index),
           {label.x - column, label.y - row, label.width, label.height}};
 }
 
@@ -144,12 +144,13 @@ GT_HOST_DEVICE ElementLoss element_loss(const LossSettings& settings, float logi
              : cross_entropy_element(logit, target, positive_weight);
 }
 
-// CIoU of one match and the gradient of its four logits. `scale` is d total / d CIoU.
+// CIoU of one match and the gradient of its four logits.
 struct BoxLoss {
   float iou;
   float gradient[4];
 };
 
+// `scale` is d total / d CIoU.
 GT_HOST_DEVICE BoxLoss box_loss(const Match& match, const float* anchor, const float* logits, float scale) {
   const float scores[4] = {sigmoid_of(logits[0]), sigmoid_of(logits[1]), sigmoid_of(logits[2]), sigmoid_of(logits[3])};
   const float twice_w = scores[2] * 2.0f, twice_h = scores[3] * 2.0f;
@@ -167,7 +168,7 @@ GT_HOST_DEVICE BoxLoss box_loss(const Match& match, const float* anchor, const f
 
 // The objectness target of a cell after one more match of it, in build order.
 GT_HOST_DEVICE float objectness_target(const LossSettings& settings, float before, float iou) {
-  const float quality = iou > 0 ? iou : 0.0f;  // NaN, of a network that diverged, counts as 0 too
+  const float quality = iou > 0 ? iou : 0.0f;  // NaN, from a diverged network, counts as 0, too
   const float target = settings.gr < 1 ? (1.0f - settings.gr) + settings.gr * quality : quality;
   return settings.best_iou_wins != 0 ? larger(before, target) : target;
 }

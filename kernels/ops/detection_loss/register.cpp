@@ -11,11 +11,11 @@ using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 
 Maybe<void> infer_loss(user_op::InferContext* ctx) {
   const int32_t levels = ctx->input_size("map");
-  CHECK_OR_RETURN(levels >= 1 && levels <= kMostLevels);
+  CHECK_OR_RETURN(levels >= 1 && levels <= kMaxLevels);
   const int64_t anchors = anchors_of(ctx->InputShape("settings", 0).elem_cnt(), levels);
   CHECK_OR_RETURN(anchors > 0 && ctx->InputShape("settings", 0).elem_cnt() == kLossSettings + 2 * anchors * levels);
   CHECK_EQ_OR_RETURN(ctx->InputShape("labels", 0).NumAxes(), 3);
-  CHECK_EQ_OR_RETURN(ctx->InputShape("labels", 0).At(2), kLabelNumbers);
+  CHECK_EQ_OR_RETURN(ctx->InputShape("labels", 0).At(2), kLabelValues);
   CHECK_EQ_OR_RETURN(ctx->InputShape("balance", 0), Shape({levels}));
   CHECK_GT_OR_RETURN(ctx->InputShape("scale", 0).elem_cnt(), 0);
   ctx->SetOutputShape("out", 0, Shape({1}));

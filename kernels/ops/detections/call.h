@@ -9,7 +9,7 @@
 namespace graph_train {
 
 // INTEGERS of the suppression, followed by the selected classes, none for all.
-enum SuppressionInteger { kMultiLabel, kAgnostic, kMostDetections, kMostCandidates, kFirstWanted };
+enum SuppressionInteger { kMultiLabel, kAgnostic, kMaxDetections, kMaxCandidates, kFirstWanted };
 
 inline DecodeArgs decode_args(user_op::KernelComputeContext* ctx) {
   DecodeArgs args{};
@@ -33,7 +33,7 @@ inline DecodeArgs decode_args(user_op::KernelComputeContext* ctx) {
   return args;
 }
 
-// Without the selected classes, which may have to be in another memory.
+// Without the selected classes, which on CUDA are in device memory.
 inline SuppressionSettings suppression_settings(user_op::KernelComputeContext* ctx) {
   const auto& floats = floats_of(ctx);
   const auto& integers = integers_of(ctx);
@@ -44,8 +44,8 @@ inline SuppressionSettings suppression_settings(user_op::KernelComputeContext* c
           classes,
           integers.at(kMultiLabel) != 0 && classes > 1,
           integers.at(kAgnostic) != 0,
-          static_cast<int32_t>(integers.at(kMostCandidates)),
-          static_cast<int32_t>(integers.at(kMostDetections)),
+          static_cast<int32_t>(integers.at(kMaxCandidates)),
+          static_cast<int32_t>(integers.at(kMaxDetections)),
           nullptr};
 }
 

@@ -1,9 +1,9 @@
-// Decoding and suppression on the CPU: rows of predictions, and images, are the units of parallel work.
+// Decoding, parallel over rows of predictions, and suppression, parallel over images, on the CPU.
 #include <cstring>
 
 #include "native/attributes.h"
 
-// An overlap that lies at the threshold is decided by the last bit.
+// The last bit of an overlap at the threshold decides.
 #include "native/exact_rounding.h"
 #include "ops/detections/call.h"
 
@@ -17,14 +17,12 @@ GT_VECTOR void decode_rows(const DecodeArgs& args, const DecodedLevel& level, in
   for (int64_t prediction = begin; prediction < end; ++prediction) {
     float* out = args.out + (image * args.predictions + level.first + prediction) * args.outputs;
     for (int64_t place = 0; place < args.outputs; ++place) {
-      out[place] = decoded_number(args, level, image, prediction, place);
+      out[place] = decoded_value(args, level, image, prediction, place);
     }
   }
 }
 
-class DecodeKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DecodeKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const DecodeArgs args = decode_args(ctx);
     for (int index = 0; index < args.level_count; ++index) {
@@ -39,10 +37,9 @@ class DecodeKernel final : public user_op::OpKernel {
       });
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// The first class of highest confidence; not a number counts as the highest, as in NumPy.
+// The first class with the highest confidence; NaN counts as the highest, as in NumPy.
 int32_t best_class(const float* row, int32_t classes) {
   int32_t best = 0;
   for (int32_t category = 0; category < classes; ++category) {
@@ -73,32 +70,30 @@ std::vector<uint64_t> find_candidates(const SuppressionSettings& settings, const
   return keys;
 }
 
-// Detections of one image; returns their number.
+// Writes the detections of one image and returns their number.
 int32_t suppress_image(const SuppressionSettings& settings, const float* predictions, int64_t boxes,
                        float* detections) {
   auto keys = find_candidates(settings, predictions, boxes);
-  if (keys.size() > static_cast<size_t>(settings.most_candidates)) {
-    std::nth_element(keys.begin(), keys.begin() + settings.most_candidates, keys.end());
-    keys.resize(settings.most_candidates);
+  if (keys.size() > static_cast<size_t>(settings.max_candidates)) {
+    std::nth_element(keys.begin(), keys.begin() + settings.max_candidates, keys.end());
+    keys.resize(settings.max_candidates);
   }
   std::sort(keys.begin(), keys.end());
   std::vector<Box<float>> kept;
   for (const uint64_t key : keys) {
-    if (kept.size() == static_cast<size_t>(settings.most_detections)) break;
+    if (kept.size() == static_cast<size_t>(settings.max_detections)) break;
     const Candidate candidate = candidate_of(key, settings.classes);
     const float* row = predictions + candidate.box * (5 + settings.classes);
     const Box<float> box = compared_corners(settings, row, candidate.category);
     const auto covers_box = [&](const Box<float>& other) { return covers(other, box, settings.iou); };
     if (std::any_of(kept.begin(), kept.end(), covers_box)) continue;
-    store_detection(row, candidate.category, detections + kDetectionNumbers * kept.size());
+    store_detection(row, candidate.category, detections + kDetectionValues * kept.size());
     kept.push_back(box);
   }
   return static_cast<int32_t>(kept.size());
 }
 
-class SuppressKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class SuppressKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     SuppressionSettings settings = suppression_settings(ctx);
     const auto wanted = wanted_classes(ctx, settings.classes);
@@ -108,7 +103,7 @@ class SuppressKernel final : public user_op::OpKernel {
     float* detections = result_of(ctx, "out", 0);
     auto* counts = result_of<int32_t>(ctx, "out", 1);
     std::memset(detections, 0, sizeof(float) * view_of(ctx, "out", 0).elem_cnt());
-    const int64_t own = settings.most_detections * kDetectionNumbers;
+    const int64_t own = settings.max_detections * kDetectionValues;
     parallel_for(shape.At(0), 1, [&](int64_t begin, int64_t end) {
       for (int64_t image = begin; image < end; ++image) {
         counts[image] = suppress_image(settings, predictions + image * shape.At(1) * shape.At(2), shape.At(1),
@@ -116,7 +111,6 @@ class SuppressKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("graph_train_decode", DecodeKernel, GT_IS_FLOAT("anchors_cells"));

@@ -16,9 +16,9 @@ class DecodeCudaKernel final : public StatelessKernel {
   }
 };
 
-// Keys of one image: as many as enter the suppression, and up to a power of 2 for sorting.
-int64_t key_capacity(int64_t boxes, int64_t classes, int64_t most_candidates) {
-  const int64_t most = std::min(boxes * classes, most_candidates);
+// Capacity for the keys of one image: the maximum number of candidates, rounded up to a power of 2 for sorting.
+int64_t key_capacity(int64_t boxes, int64_t classes, int64_t max_candidates) {
+  const int64_t most = std::min(boxes * classes, max_candidates);
   int64_t capacity = 1;
   while (capacity < most) capacity *= 2;
   return capacity;
@@ -32,8 +32,8 @@ int64_t key_bytes(int64_t images, int64_t capacity) {
 size_t infer_scratch(user_op::InferContext* ctx) {
   const auto& shape = ctx->InputShape("predictions", 0);
   const auto& integers = integers_of(ctx);
-  const int64_t capacity = key_capacity(shape.At(1), shape.At(2) - 5, integers.at(kMostCandidates));
-  return key_bytes(shape.At(0), capacity) + shape.At(0) * integers.at(kMostDetections) * sizeof(Box<float>);
+  const int64_t capacity = key_capacity(shape.At(1), shape.At(2) - 5, integers.at(kMaxCandidates));
+  return key_bytes(shape.At(0), capacity) + shape.At(0) * integers.at(kMaxDetections) * sizeof(Box<float>);
 }
 
 class SuppressCudaKernel final : public StatelessKernel {
@@ -47,7 +47,7 @@ class SuppressCudaKernel final : public StatelessKernel {
     if (!wanted.empty()) args.settings.wanted = cuda::device_table(queue, wanted);
     args.predictions = data_of(ctx, "predictions");
     args.boxes = shape.At(1);
-    args.capacity = key_capacity(shape.At(1), args.settings.classes, args.settings.most_candidates);
+    args.capacity = key_capacity(shape.At(1), args.settings.classes, args.settings.max_candidates);
     auto* scratch = ctx->Tensor4ArgNameAndIndex("tmp_buffer", 0)->mut_dptr<char>();
     args.keys = reinterpret_cast<uint64_t*>(scratch);
     args.kept = reinterpret_cast<Box<float>*>(scratch + key_bytes(shape.At(0), args.capacity));

@@ -1,9 +1,9 @@
-// Decoding: a thread for each number. Suppression: a block for each image.
+// Decoding: one thread per value. Suppression: one block per image.
 //
-// The block collects its candidates as 64-bit keys whose order is that of the suppression, so in whatever order threads
-// find them, sorting gives one result. If there are too many, the greatest key that still enters is found digit by digit
-// first. Then the sorted candidates are visited, as many at a time as there are threads: each is compared with the boxes
-// that are kept already, and those that are left with each other.
+// The block collects its candidates as 64-bit keys in the order of suppression and sorts them, so that the result does
+// not depend on the order in which threads find them. If there are too many, a radix select first finds the largest key
+// to keep. Then the sorted candidates are visited, one per thread at a time: each is compared with the boxes already
+// kept, and the remaining ones with each other.
 #include "native/cuda/device.h"
 #include "native/exact_rounding.h"
 #include "ops/detections/launch.h"
@@ -27,16 +27,16 @@ struct Image {
 };
 
 GT_DEVICE Image image_of(const SuppressArgs& args) {
-  const int64_t number = blockIdx.x, most = args.settings.most_detections;
+  const int64_t number = blockIdx.x, most = args.settings.max_detections;
   return {args.settings,
           args.predictions + number * args.boxes * (5 + args.settings.classes),
           args.boxes,
           args.keys + number * args.capacity,
           args.kept + number * most,
-          args.detections + number * most * kDetectionNumbers};
+          args.detections + number * most * kDetectionValues};
 }
 
-// A class and its confidence; not a number counts as the highest, and of equal ones the first class wins.
+// A class and its confidence. NaN counts as the highest; of equal ones, the first class wins.
 struct Choice {
   float confidence;
   int32_t category;
@@ -58,7 +58,7 @@ GT_DEVICE Choice best_of_warp(Choice best) {
   return best;
 }
 
-// Calls body(key) for the candidates of one box, in the lanes that find them. All lanes of a warp.
+// Calls body(key) for the candidates of one box, in the lanes that find them. Called by all lanes of a warp.
 template<typename Body>
 GT_DEVICE void for_candidates_of_box(const Image& image, int64_t box, const Body& body) {
   const SuppressionSettings& settings = image.settings;
@@ -83,7 +83,7 @@ GT_DEVICE void for_candidates_of_box(const Image& image, int64_t box, const Body
   }
 }
 
-// The same for all boxes; a warp looks at as many objectnesses at once as it has lanes.
+// The same for all boxes; each lane of a warp tests the objectness of one box.
 template<typename Body>
 GT_DEVICE void for_candidates(const Image& image, const Body& body) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -102,7 +102,7 @@ GT_DEVICE int count_candidates(const Image& image) {
   return block_sum<kSuppressThreads>(own);
 }
 
-// The key of number `rank`, from 0, in rising order; there are more candidates than that.
+// The key at position `rank` (from 0) in ascending order; there are more candidates than `rank`.
 GT_DEVICE uint64_t key_of_rank(const Image& image, int rank) {
   GT_SHARED(int, histogram, kDigits);
   GT_SHARED(int, below, 1);
@@ -129,10 +129,10 @@ GT_DEVICE uint64_t key_of_rank(const Image& image, int rank) {
   return prefix;
 }
 
-// Collects at most most_candidates keys, unsorted; returns their number.
+// Collects at most max_candidates keys, unsorted; returns their number.
 GT_DEVICE int collect_keys(const Image& image) {
   GT_SHARED(int, used, 1);
-  const int all = count_candidates(image), most = image.settings.most_candidates;
+  const int all = count_candidates(image), most = image.settings.max_candidates;
   const uint64_t last = all > most ? key_of_rank(image, most - 1) : ~uint64_t{0};
   if (threadIdx.x == 0) used[0] = 0;
   __syncthreads();
@@ -143,7 +143,7 @@ GT_DEVICE int collect_keys(const Image& image) {
   return all > most ? most : all;
 }
 
-// Bitonic sort in rising order.
+// Bitonic sort in ascending order.
 GT_DEVICE void sort_keys(uint64_t* keys, int number) {
   int size = 1;
   while (size < number) size *= 2;
@@ -165,7 +165,7 @@ GT_DEVICE void sort_keys(uint64_t* keys, int number) {
   }
 }
 
-// Visits the next candidates, one a thread, in their order; returns how many boxes are kept then.
+// Visits the next candidates in order, one per thread; returns the new number of kept boxes.
 GT_DEVICE int visit_candidates(const Image& image, int first, int number, int kept) {
   GT_SHARED(Box<float>, boxes, kSuppressThreads);
   GT_SHARED(int, alive, kSuppressThreads);
@@ -173,20 +173,20 @@ GT_DEVICE int visit_candidates(const Image& image, int first, int number, int ke
   const int own = threadIdx.x, here = number - first < kSuppressThreads ? number - first : kSuppressThreads;
   Candidate candidate{0, 0};
   Box<float> box{0, 0, 0, 0};
-  bool lives = own < here;
-  if (lives) {
+  bool is_alive = own < here;
+  if (is_alive) {
     candidate = candidate_of(image.keys[first + own], settings.classes);
     box = compared_corners(settings, image.row(candidate.box), candidate.category);
-    for (int other = 0; other < kept && lives; ++other) lives = !covers(image.kept[other], box, settings.iou);
+    for (int other = 0; other < kept && is_alive; ++other) is_alive = !covers(image.kept[other], box, settings.iou);
   }
   boxes[own] = box;
-  alive[own] = lives;
+  alive[own] = is_alive;
   __syncthreads();
-  for (int next = 0; next < here && kept < settings.most_detections; ++next) {
+  for (int next = 0; next < here && kept < settings.max_detections; ++next) {
     if (alive[next] == 0) continue;  // the same in all threads: it is only written between two barriers
     if (own == next) {
       image.kept[kept] = box;
-      store_detection(image.row(candidate.box), candidate.category, image.detections + kDetectionNumbers * kept);
+      store_detection(image.row(candidate.box), candidate.category, image.detections + kDetectionValues * kept);
     }
     __syncthreads();
     if (own > next && alive[own] != 0 && covers(boxes[next], box, settings.iou)) alive[own] = 0;
@@ -206,7 +206,7 @@ GT_KERNEL(decode, DecodeArgs, kDecodeThreads) {
   const int64_t image = row / args.predictions, prediction = row % args.predictions;
   int level = args.level_count - 1;
   while (args.levels[level].first > prediction) --level;
-  args.out[number] = decoded_number(args, args.levels[level], image, prediction - args.levels[level].first, place);
+  args.out[number] = decoded_value(args, args.levels[level], image, prediction - args.levels[level].first, place);
 }
 
 GT_BLOCK_KERNEL(suppress, SuppressArgs, kSuppressThreads) {
@@ -214,11 +214,11 @@ GT_BLOCK_KERNEL(suppress, SuppressArgs, kSuppressThreads) {
   const int number = collect_keys(image);
   sort_keys(image.keys, number);
   int kept = 0;
-  for (int first = 0; first < number && kept < image.settings.most_detections; first += kSuppressThreads) {
+  for (int first = 0; first < number && kept < image.settings.max_detections; first += kSuppressThreads) {
     kept = visit_candidates(image, first, number, kept);
   }
-  const int all = image.settings.most_detections * kDetectionNumbers;
-  for (int i = kept * kDetectionNumbers + static_cast<int>(threadIdx.x); i < all; i += kSuppressThreads) {
+  const int all = image.settings.max_detections * kDetectionValues;
+  for (int i = kept * kDetectionValues + static_cast<int>(threadIdx.x); i < all; i += kSuppressThreads) {
     image.detections[i] = 0;
   }
   if (threadIdx.x == 0) args.counts[blockIdx.x] = kept;

@@ -1,8 +1,8 @@
 // From a head's raw maps to detections: arithmetic shared by CPU and CUDA kernels. References: `Detect.decode`
 // of models/head.py, graph_train/detection/nms.py and suppression.py.
 //
-// Files that include this must be compiled without fused multiply-add: the last bit decides about
-// an overlap at the threshold.
+// Files that include this must be compiled without fused multiply-add, because the last bit of an overlap at the
+// threshold decides.
 #pragma once
 
 #include "native/exponential.h"
@@ -10,8 +10,8 @@
 
 namespace graph_train {
 
-constexpr int kMostDecodedLevels = 8;
-constexpr int kDetectionNumbers = 6;  // x1, y1, x2, y2, confidence, class
+constexpr int kMaxDecodedLevels = 8;
+constexpr int kDetectionValues = 6;  // x1, y1, x2, y2, confidence, class
 
 struct DecodedLevel {
   const float* map;            // (images, rows, columns, anchors * outputs)
@@ -23,15 +23,15 @@ struct DecodedLevel {
 
 // All levels of a batch.
 struct DecodeArgs {
-  DecodedLevel levels[kMostDecodedLevels];
+  DecodedLevel levels[kMaxDecodedLevels];
   float* out;  // (images, predictions, outputs)
   int64_t images, predictions, anchors, outputs;
   int32_t level_count;
 };
 
-// One number of the decoded predictions: `place` of one image's row `prediction`.
-GT_HOST_DEVICE float decoded_number(const DecodeArgs& args, const DecodedLevel& level, int64_t image,
-                                    int64_t prediction, int64_t place) {
+// One value of the decoded predictions: column `place` of the row `prediction` of an image.
+GT_HOST_DEVICE float decoded_value(const DecodeArgs& args, const DecodedLevel& level, int64_t image, int64_t prediction,
+                                   int64_t place) {
   const int64_t column = prediction % level.columns, row = prediction / level.columns % level.rows;
   const int64_t anchor = prediction / level.columns / level.rows;
   const int64_t cell = (image * level.rows + row) * level.columns + column;
@@ -46,13 +46,13 @@ struct SuppressionSettings {
   int32_t classes;      // of the predictions
   int32_t multi_label;  // a box is a candidate for every class above the confidence, not only its best one
   int32_t agnostic;     // boxes of different classes suppress one another
-  int32_t most_candidates, most_detections;
+  int32_t max_candidates, max_detections;
   const uint8_t* wanted;  // (classes,): 1 for those that count; null: all
   GT_HOST_DEVICE bool counts(int32_t category) const { return wanted == nullptr || wanted[category] != 0; }
 };
 
-// A candidate is a box with a class. Keys ascend in the order in which candidates are visited: by decreasing confidence,
-// equal ones in the order of boxes and classes; NaN comes last.
+// A candidate is a box with a class. Keys ascend in the order in which candidates are visited: by decreasing
+// confidence, equal ones in the order of boxes and classes; NaN comes last.
 GT_HOST_DEVICE uint64_t candidate_key(float confidence, int64_t box, int32_t category, int32_t classes) {
   const uint32_t rank = confidence == confidence ? ~bits_of(confidence) : ~0u;
   return static_cast<uint64_t>(rank) << 32 | static_cast<uint64_t>(box * classes + category);

@@ -12,9 +12,9 @@ struct SuppressArgs {
   SuppressionSettings settings;
   const float* predictions;  // (images, boxes, 5 + classes)
   int64_t boxes;
-  uint64_t* keys;    // (images, capacity), a power of 2 and at least as many as there can be candidates
+  uint64_t* keys;    // (images, capacity), a power of 2, at least the number of candidates
   int64_t capacity;  // of one image
-  Box<float>* kept;  // (images, most_detections)
+  Box<float>* kept;  // (images, max_detections)
   float* detections;
   int32_t* counts;
 };

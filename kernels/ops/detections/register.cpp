@@ -1,4 +1,5 @@
-// Decoding of a head's maps, and suppression of overlapping boxes; kernels/ops/detections/function.py has the contracts.
+// Decoding of a head's maps, and suppression of overlapping boxes; kernels/ops/detections/function.py has the
+// contracts.
 #include "native/op.h"
 #include "ops/detections/call.h"
 
@@ -11,7 +12,7 @@ using namespace oneflow;  // its CHECK_..._OR_RETURN macros need the names
 Maybe<void> infer_decoded(user_op::InferContext* ctx) {
   const int32_t levels = ctx->input_size("map");
   const Shape& anchors = ctx->InputShape("anchors_cells", 0);
-  CHECK_OR_RETURN(levels >= 1 && levels <= kMostDecodedLevels);
+  CHECK_OR_RETURN(levels >= 1 && levels <= kMaxDecodedLevels);
   CHECK_OR_RETURN(anchors.NumAxes() == 3 && anchors.At(0) == levels && anchors.At(1) > 0 && anchors.At(2) == 2);
   CHECK_EQ_OR_RETURN(static_cast<int64_t>(integers_of(ctx).size()), levels);
   int64_t predictions = 0;
@@ -34,8 +35,8 @@ Maybe<void> infer_detections(user_op::InferContext* ctx) {
   const Shape& predictions = ctx->InputShape("predictions", 0);
   CHECK_OR_RETURN(predictions.NumAxes() == 3 && predictions.At(2) > 5);
   CHECK_LT_OR_RETURN(predictions.At(1) * (predictions.At(2) - 5), int64_t{1} << 32);
-  CHECK_OR_RETURN(integers_of(ctx).at(kMostDetections) > 0 && integers_of(ctx).at(kMostCandidates) > 0);
-  ctx->SetOutputShape("out", 0, Shape({predictions.At(0), integers_of(ctx).at(kMostDetections), kDetectionNumbers}));
+  CHECK_OR_RETURN(integers_of(ctx).at(kMaxDetections) > 0 && integers_of(ctx).at(kMaxCandidates) > 0);
+  ctx->SetOutputShape("out", 0, Shape({predictions.At(0), integers_of(ctx).at(kMaxDetections), kDetectionValues}));
   ctx->SetOutputShape("out", 1, Shape({predictions.At(0)}));
   return Maybe<void>::Ok();
 }

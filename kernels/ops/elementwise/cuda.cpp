@@ -15,12 +15,12 @@ class AddNCudaKernel final : public StatelessKernel {
     args.out = result_of<void>(ctx);
     args.count = view_of(ctx, "out").elem_cnt();
     if (args.count == 0) return;
-    // More summands than one launch takes go on from the sum of those before.
+    // If there are more summands than a launch supports, the next launch adds to the previous sum.
     const auto summands = static_cast<int>(ctx->inputs().size());
     for (int first = 0; first < summands;) {
       args.summands = 0;
       if (first > 0) args.inputs[args.summands++] = args.out;
-      while (first < summands && args.summands < kMostSummands) {
+      while (first < summands && args.summands < kMaxSummands) {
         args.inputs[args.summands++] = data_of<void>(ctx, "in", first++);
       }
       cuda::launch(cuda::queue_of(ctx), cuda::name_of("add_n", type_of(ctx, "out")), elementwise_grid(args.count),
@@ -46,7 +46,7 @@ class OnesLikeCudaKernel final : public StatelessKernel {
   }
 };
 
-// "out" may be the memory of input 0: every number is read before it is written, by the same thread.
+// "out" may be the memory of input 0: each element is read and written by the same thread.
 oneflow::Maybe<void> sum_into_first(const user_op::InferContext&, const user_op::AddInplaceArgPair& add_pair) {
   return add_pair("out", 0, "in", 0, true);
 }

@@ -6,12 +6,12 @@
 namespace graph_train {
 
 constexpr int kElementwiseThreads = 256;
-constexpr int kMostSummands = 8;
-// Numbers per thread.
+constexpr int kMaxSummands = 8;
+// Elements per thread.
 constexpr int kPerThread = 8;
 
 struct AddArgs {
-  const void* inputs[kMostSummands];
+  const void* inputs[kMaxSummands];
   void* out;
   int64_t count;
   int32_t summands;

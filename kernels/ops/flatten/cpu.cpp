@@ -1,4 +1,4 @@
-// Several tensors as one row on the CPU.
+// Concatenates flattened tensors on the CPU.
 #include <cstring>
 
 #include "ops/flatten/pieces.h"
@@ -7,9 +7,7 @@ namespace graph_train {
 
 namespace {
 
-class FlattenKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class FlattenKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto pieces = flat_pieces(ctx, "tensor");
     float* const out = result_of(ctx);
@@ -20,7 +18,6 @@ class FlattenKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("graph_train_flatten", FlattenKernel, GT_IS_FLOAT("tensor"));

@@ -1,4 +1,4 @@
-// Several tensors as one row on CUDA.
+// Concatenates flattened tensors on CUDA.
 #include "native/cuda/launch.h"
 #include "ops/flatten/pieces.h"
 

@@ -1,4 +1,4 @@
-// Several tensors as one row of numbers.
+// Concatenation of flattened tensors.
 #pragma once
 
 #include "native/host_device.h"

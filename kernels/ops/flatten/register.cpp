@@ -1,4 +1,4 @@
-// Several float32 tensors as one row of numbers; kernels/ops/flatten/function.py has the contract.
+// Concatenates flattened float32 tensors; contract: kernels/ops/flatten/function.py.
 #include "native/op.h"
 #include "ops/flatten/pieces.h"
 

@@ -1,6 +1,6 @@
-// Colour augmentation of 8-bit pictures: hue, saturation and value go through look-up tables, and a picture whose pixels
-// are interleaved becomes planes on the way. The definition, bit for bit, is pipelines/pixels/colour.py; plain integers and floats whose
-// rounding cannot depend on contraction make every clone below agree with it.
+// Colour augmentation of 8-bit images: maps hue, saturation and value by look-up tables, and converts interleaved
+// pixels to planes. Results are bitwise equal to the reference in pipelines/pixels/colour.py for every instruction set,
+// since it uses integers, and floats whose rounding does not depend on fused multiply-add.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int kChunk = 512;        // pixels worked on at a time: all temporaries stay in the first-level cache
+constexpr int kChunk = 512;        // pixels processed at a time: all temporaries stay in the L1 cache
 constexpr int kFraction = 12;      // bits of the reciprocals, as in OpenCV's 8-bit conversion
 constexpr int kFullChroma = 7650;  // 255 levels of saturation times 30 levels of hue in a sector
 
@@ -31,12 +31,12 @@ GT_INLINE uint8_t channel(int32_t hue, int32_t saturation, int32_t value, int32_
   int32_t position = hue + offset;
   position = position >= 180 ? position - 180 : position;
   const int32_t fall = std::min(std::max(std::min(position, 120 - position), 0), 30);
-  // Half a unit off every boundary between two levels, so the product's rounding cannot cross one.
+  // The offset of half a unit keeps values away from the boundaries between levels, so that rounding cannot cross one.
   const float shifted = static_cast<float>(value * (kFullChroma - saturation * fall) + kFullChroma / 2) + 0.5f;
   return static_cast<uint8_t>(static_cast<int32_t>(shifted * (1.0f / kFullChroma)));
 }
 
-// A fraction bar of 12 bits; in float32 it rounds like the exact quotient for every divisor from 1 to 255.
+// factor / divisor in fixed point with 12 bits; float32 rounds like the exact quotient for every divisor from 1 to 255.
 GT_INLINE int32_t reciprocal(int32_t factor, int32_t divisor) {
   const float numerator = static_cast<float>(factor << kFraction);
   return static_cast<int32_t>(std::nearbyintf(numerator / static_cast<float>(std::max(divisor, 1))));
@@ -72,7 +72,7 @@ GT_INLINE void gain_chunk(const Chunk& in, int count, const Tables& tables, uint
   }
 }
 
-// The planes may be where the picture is read from: each chunk is read before it is written.
+// `out` may be the input itself, because each chunk is read before it is written.
 GT_VECTOR void gain_row(const uint8_t* row, int64_t step, int64_t channel_step, int64_t width, const Tables& tables,
                         uint8_t* out, int64_t plane) {
   Chunk chunk;
@@ -97,9 +97,9 @@ GT_VECTOR void split_row(const uint8_t* __restrict rgb, int64_t width, uint8_t* 
 
 }  // namespace
 
-// Colours of a picture. in: rows `row` bytes apart, pixels `step` bytes (1 or 3), channels `channel` bytes.
-// tables: (3, 256) for hue, saturation, value. out: three planes, `plane` bytes apart, whose rows are `stride` bytes
-// apart; may be the picture itself, if that is planes.
+// Maps the colours of an image by `tables`, (3, 256) for hue, saturation, value. Distances of `in` in bytes: `row`
+// between rows, `step` (1 or 3) between pixels, `channel` between channels; of `out`: `plane` between planes, `stride`
+// between rows. `out` may be `in` if that consists of planes.
 extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* in, int64_t height, int64_t width, int64_t row,
                                                  int64_t step, int64_t channel, const uint8_t* tables, uint8_t* out,
                                                  int64_t plane, int64_t stride) {
@@ -109,7 +109,7 @@ extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* in, int64_t heig
   }
 }
 
-// Planes of a picture (height, width, 3) without gaps between pixels; rows `row` bytes apart.
+// Converts an image (height, width, 3) to planes; its rows are `row` bytes apart, its pixels contiguous.
 extern "C" GT_EXPORT void graph_train_split_planes(const uint8_t* in, int64_t height, int64_t width, int64_t row,
                                                    uint8_t* out, int64_t plane, int64_t stride) {
   for (int64_t y = 0; y < height; ++y) {

@@ -1,4 +1,4 @@
-// Images as the first activation, on CUDA.
+// Conversion of images to the first activation, on CUDA.
 #include "native/attributes.h"
 #include "native/cuda/launch.h"
 #include "ops/pixels/pixels.h"

@@ -1,4 +1,4 @@
-// Images as the first activation: a thread has some neighbouring pixels.
+// Conversion of images to the first activation; a thread processes consecutive pixels.
 #include "native/cuda/device.h"
 #include "ops/pixels/pixels.h"
 
@@ -8,15 +8,15 @@ struct alignas(8) PixelAccess {
   uint8_t values[kPixelsPerThread];
 };
 
-// To every third place of `to`; values in [0, 1].
+// Writes values in [0, 1] to every third element of `to`.
 GT_DEVICE void load_pixels(const uint8_t* from, int number, float* to) {
   if (number == kPixelsPerThread && reinterpret_cast<uint64_t>(from) % sizeof(PixelAccess) == 0) {
     const PixelAccess access = *reinterpret_cast<const PixelAccess*>(from);
-    for (int i = 0; i < kPixelsPerThread; ++i) to[3 * i] = static_cast<float>(access.values[i]) / kBrightest;
+    for (int i = 0; i < kPixelsPerThread; ++i) to[3 * i] = static_cast<float>(access.values[i]) / kMaxPixel;
     return;
   }
   for (int i = 0; i < kPixelsPerThread; ++i) {
-    if (i < number) to[3 * i] = static_cast<float>(from[i]) / kBrightest;
+    if (i < number) to[3 * i] = static_cast<float>(from[i]) / kMaxPixel;
   }
 }
 

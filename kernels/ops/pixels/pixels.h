@@ -6,9 +6,9 @@
 namespace graph_train {
 
 constexpr int kPixelThreads = 256;
-// Neighbouring pixels of one thread.
+// Consecutive pixels per thread.
 constexpr int kPixelsPerThread = 8;
-constexpr float kBrightest = 255.0f;
+constexpr float kMaxPixel = 255.0f;
 
 struct PixelArgs {
   const void* images;  // (images, 3, area), uint8_t or float

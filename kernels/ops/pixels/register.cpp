@@ -1,4 +1,4 @@
-// Images as the first activation; kernels/ops/pixels/function.py has the contract.
+// Conversion of images to the first activation; contract: kernels/ops/pixels/function.py.
 #include "native/activation_type.h"
 #include "native/op.h"
 

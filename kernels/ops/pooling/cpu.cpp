@@ -14,14 +14,15 @@ namespace graph_train {
 
 namespace {
 
-// One plane (step 1) or one image of channels-last pixels (step = channels): rows x columns x step numbers.
+// A pooling of one plane (step 1) or of one channels-last image (step = channels).
 struct Window {
   int64_t in_rows, in_columns, out_rows, out_columns, step;
   int64_t kernel_rows, kernel_columns, stride_rows, stride_columns, pad_rows, pad_columns, dilation_rows,
       dilation_columns;
 };
 
-// best and where are one output row; a larger value or NaN wins, so the first of equals stays.
+// Updates the maxima `best` and their indices `where` of one output row. A larger value or NaN wins, so the first of
+// equal values is kept.
 GT_VECTOR void take_larger(const float* x, float* best, int32_t* where, int64_t n, int64_t stride, int32_t first,
                            int32_t index_step) {
   for (int64_t i = 0; i < n; ++i) {
@@ -32,7 +33,7 @@ GT_VECTOR void take_larger(const float* x, float* best, int32_t* where, int64_t 
   }
 }
 
-// Output columns whose tap `offset` lies inside the input: [first, last).
+// The output columns [first, last) for which the tap at `offset` is inside the input.
 void valid_columns(int64_t in, int64_t out, int64_t stride, int64_t offset, int64_t* first, int64_t* last) {
   *first = offset >= 0 ? 0 : (-offset + stride - 1) / stride;
   *last = std::min(out, (in - 1 - offset) / stride + 1);
@@ -42,7 +43,7 @@ void valid_columns(int64_t in, int64_t out, int64_t stride, int64_t offset, int6
 void pool_row(const Window& w, const float* x, int64_t out_row, float* best, int32_t* where) {
   const int64_t numbers = w.out_columns * w.step;
   std::fill(best, best + numbers, -std::numeric_limits<float>::infinity());
-  // Where nothing is larger than -inf, OneFlow reports the first place of the window.
+  // If no value is above -infinity, OneFlow returns the first index of the window.
   bool started = false;
   for (int64_t i = 0; i < w.kernel_rows; ++i) {
     const int64_t row = out_row * w.stride_rows - w.pad_rows + i * w.dilation_rows;
@@ -94,9 +95,7 @@ Window window_of(const user_op::KernelComputeContext* ctx, const oneflow::ShapeV
           stride[0], stride[1],     padding[0], padding[1],    dilation[0],        dilation[1]};
 }
 
-class MaxPoolKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class MaxPoolKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* x = ctx->Tensor4ArgNameAndIndex("x", 0);
     auto* y = ctx->Tensor4ArgNameAndIndex("y", 0);
@@ -116,12 +115,9 @@ class MaxPoolKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-class MaxPoolGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class MaxPoolGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const auto* dy = ctx->Tensor4ArgNameAndIndex("dy", 0);
     auto* dx = ctx->Tensor4ArgNameAndIndex("dx", 0);
@@ -130,7 +126,7 @@ class MaxPoolGradKernel final : public user_op::OpKernel {
     const float* source = dy->dptr<float>();
     const auto* index = ctx->Tensor4ArgNameAndIndex("indice", 0)->dptr<int64_t>();
     float* target = dx->mut_dptr<float>();
-    // Images are apart from one another, and so are the planes of one when channels come first.
+    // Images are independent of each other; with channels first, so are planes.
     const int64_t parts = dy->shape_view().At(0) * (last ? 1 : dy->shape_view().At(1));
     const int64_t out_numbers = dy->shape_view().elem_cnt() / parts;
     const int64_t in_numbers = dx->shape_view().elem_cnt() / parts;
@@ -142,10 +138,9 @@ class MaxPoolGradKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// Upsampling by whole factors; step numbers stand together in each cell.
+// Upsampling by integer factors; each cell has `step` contiguous elements.
 struct Upsampling {
   int64_t planes, rows, columns, step, row_factor, column_factor;
 };
@@ -204,7 +199,7 @@ void upsample(const Upsampling& m, const T* x, T* y) {
   });
 }
 
-// Sums are float, and rounded once.
+// Sums are float and rounded once.
 template<typename T>
 void gather_gradient(const Upsampling& m, const T* dy, T* dx) {
   const int64_t in_row = m.columns * m.step;
@@ -232,36 +227,28 @@ Upsampling channels_last(const oneflow::ShapeView& small, const oneflow::ShapeVi
 using Layout = Upsampling (*)(const oneflow::ShapeView&, const oneflow::ShapeView&);
 
 template<Layout layout, typename T = float>
-class UpsampleKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UpsampleKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const bool own = layout == channels_last;
-    const auto* x = ctx->Tensor4ArgNameAndIndex(own ? "in" : "x", 0);
-    auto* y = ctx->Tensor4ArgNameAndIndex(own ? "out" : "y", 0);
-    upsample(layout(x->shape_view(), y->shape_view()), static_cast<const T*>(x->dptr<void>()),
-             static_cast<T*>(y->mut_dptr<void>()));
+    constexpr bool kOurOp = layout == channels_last;
+    const char* x = kOurOp ? "in" : "x";
+    const char* y = kOurOp ? "out" : "y";
+    upsample(layout(view_of(ctx, x), view_of(ctx, y)), data_of<T>(ctx, x), result_of<T>(ctx, y));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<Layout layout, typename T = float>
-class UpsampleGradKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UpsampleGradKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const bool own = layout == channels_last;
-    const auto* dy = ctx->Tensor4ArgNameAndIndex(own ? "in" : "dy", 0);
-    auto* dx = ctx->Tensor4ArgNameAndIndex(own ? "out" : "dx", 0);
-    gather_gradient(layout(dx->shape_view(), dy->shape_view()), static_cast<const T*>(dy->dptr<void>()),
-                    static_cast<T*>(dx->mut_dptr<void>()));
+    constexpr bool kOurOp = layout == channels_last;
+    const char* dy = kOurOp ? "in" : "dy";
+    const char* dx = kOurOp ? "out" : "dx";
+    gather_gradient(layout(view_of(ctx, dx), view_of(ctx, dy)), data_of<T>(ctx, dy), result_of<T>(ctx, dx));
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
-// Whole factors only: others keep OneFlow's own kernel. A scale attribute that disagrees with the shapes is one of those.
-auto whole_factors(const char* small, const char* large) {
-  return oneflow::hob::make_custom("whole upsampling factors", [=](const user_op::KernelRegContext& ctx) {
+// Other factors, and scale attributes that disagree with the shapes, are left to OneFlow's kernel.
+auto has_integer_factors(const char* small, const char* large) {
+  return oneflow::hob::make_custom("integer upsampling factors", [=](const user_op::KernelRegContext& ctx) {
     const auto& from = ctx.TensorDesc4ArgNameAndIndex(small, 0)->shape();
     const auto& to = ctx.TensorDesc4ArgNameAndIndex(large, 0)->shape();
     if (from.elem_cnt() == 0 || to.At(2) % from.At(2) != 0 || to.At(3) % from.At(3) != 0) return false;
@@ -271,13 +258,13 @@ auto whole_factors(const char* small, const char* large) {
   });
 }
 
-// Empty tensors are ours as well: an op that OneFlow's own kernel has computed once stays with that one for good, and its
-// gradient would read our indices in another way.
+// Empty tensors are included: OneFlow keeps the first kernel that it selected for an op, and its own gradient kernel
+// would interpret our indices differently.
 GT_CPU_KERNEL("max_pool_2d", MaxPoolKernel, GT_IS_FLOAT("x"));
 GT_CPU_KERNEL("max_pool_2d_grad", MaxPoolGradKernel, GT_IS_FLOAT("dx"));
-GT_CPU_KERNEL("upsample_nearest_2d", UpsampleKernel<channels_first>, GT_IS_FLOAT("y") && whole_factors("x", "y"));
+GT_CPU_KERNEL("upsample_nearest_2d", UpsampleKernel<channels_first>, GT_IS_FLOAT("y") && has_integer_factors("x", "y"));
 GT_CPU_KERNEL("upsample_nearest_2d_grad", UpsampleGradKernel<channels_first>,
-              GT_IS_FLOAT("dx") && whole_factors("dx", "dy"));
+              GT_IS_FLOAT("dx") && has_integer_factors("dx", "dy"));
 
 using UpsampleBfloat16 = UpsampleKernel<channels_last, Bfloat16>;
 using UpsampleGradBfloat16 = UpsampleGradKernel<channels_last, Bfloat16>;

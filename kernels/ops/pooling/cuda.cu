@@ -1,10 +1,10 @@
-// Upsampling and max pooling of (B, H, W, C) activations: a thread has some neighbouring channels of one pixel.
+// Upsampling and max pooling of (B, H, W, C) activations: a thread processes consecutive channels of one pixel.
 #include "native/cuda/device.h"
 #include "ops/pooling/pooling.h"
 
 namespace graph_train {
 
-// Calls body(pixel, first channel, number of channels) for this thread's share of `pixels` * channels numbers.
+// Calls body(pixel, first channel, number of channels) for this thread's part of an array (pixels, channels).
 template<typename Body>
 GT_DEVICE void for_own_channels(int64_t pixels, int64_t channels, const Body& body) {
   const int64_t groups = (channels + kPoolPerThread - 1) / kPoolPerThread;
@@ -16,7 +16,7 @@ GT_DEVICE void for_own_channels(int64_t pixels, int64_t channels, const Body& bo
   body(pixel, channel, left < kPoolPerThread ? static_cast<int>(left) : kPoolPerThread);
 }
 
-// Thread by thread of the small activation: each number is read once.
+// One thread per group of channels of the small activation, so that each element is read once.
 template<typename T>
 GT_DEVICE void upsample(const UpsampleArgs& args) {
   for_own_channels(args.rows * args.columns, args.channels, [&](int64_t pixel, int64_t channel, int number) {
@@ -32,7 +32,7 @@ GT_DEVICE void upsample(const UpsampleArgs& args) {
   });
 }
 
-// Sums are float, and rounded once.
+// Sums are float and rounded once.
 template<typename T>
 GT_DEVICE void upsample_grad(const UpsampleArgs& args) {
   for_own_channels(args.rows * args.columns, args.channels, [&](int64_t pixel, int64_t channel, int number) {
@@ -50,7 +50,7 @@ GT_DEVICE void upsample_grad(const UpsampleArgs& args) {
   });
 }
 
-// A larger value or NaN wins, so the first of equals stays; of nothing but -infinity the first.
+// A larger value or NaN wins, so the first of equal values is kept, also if all are -infinity.
 template<typename T>
 GT_DEVICE void max_pool(const PoolArgs& args) {
   const PoolShape s = args.shape;
@@ -84,7 +84,7 @@ GT_DEVICE void max_pool(const PoolArgs& args) {
   });
 }
 
-// Each input pixel adds the windows that chose it, from the first to the last.
+// Each input pixel adds the gradients of the windows whose maximum it is, from the first to the last.
 template<typename T>
 GT_DEVICE void max_pool_grad(const PoolArgs& args) {
   const PoolShape s = args.shape;

@@ -15,7 +15,7 @@ PoolShape shape_of(const std::vector<int64_t>& integers, const oneflow::ShapeVie
   return {y.At(0), x.At(1), x.At(2), x.At(3), y.At(1), y.At(2), integers.at(0), integers.at(1), integers.at(2)};
 }
 
-// A larger value or NaN wins, so the first of equals stays.
+// A larger value or NaN wins, so the first of equal values is kept.
 template<typename T>
 GT_INLINE void take_larger_of(const T* x, float* best, int32_t* where, int64_t n, int32_t tap) {
   for (int64_t i = 0; i < n; ++i) {
@@ -32,7 +32,8 @@ GT_VECTOR void take_larger(const Bfloat16* x, float* best, int32_t* where, int64
   take_larger_of(x, best, where, n, tap);
 }
 
-// Calls body(first number of the input's row, first of the output's, count) for the columns whose tap `j` lies inside.
+// Calls body(first element of the input row, first of the output row, count) for the columns whose tap `j` is inside
+// the image.
 template<typename Body>
 GT_INLINE void for_columns(const PoolShape& s, int64_t j, const Body& body) {
   const int64_t offset = j - s.padding;
@@ -47,7 +48,7 @@ GT_INLINE void for_columns(const PoolShape& s, int64_t j, const Body& body) {
   }
 }
 
-// Where nothing is larger than -infinity, it is the window's first tap inside the image.
+// Initialises a row; if no value is above -infinity, the maximum is the first tap inside the image.
 void start_row(const PoolShape& s, int64_t out_row, float* best, int32_t* where) {
   std::fill_n(best, s.out_columns * s.channels, -std::numeric_limits<float>::infinity());
   const int64_t i = std::max<int64_t>(0, s.padding - out_row * s.stride);
@@ -95,8 +96,8 @@ class OwnMaxPoolKernel final : public StatelessKernel {
   }
 };
 
-// Channels [first, last) of one image: each window gives its gradient to the tap that won, from the first window to the
-// last. `sums` (rows, columns, last - first or more) has `step` numbers a pixel and begins with channel `first`.
+// Adds the gradient of each window to its maximum, for the channels [first, last) of one image, from the first window
+// to the last. `sums` has `step` elements per pixel and begins with channel `first`.
 template<typename T>
 void scatter(const PoolShape& s, const T* dy, const int32_t* where, int64_t first, int64_t last, float* sums,
              int64_t step) {
@@ -116,8 +117,8 @@ void scatter(const PoolShape& s, const T* dy, const int32_t* where, int64_t firs
   }
 }
 
-// Channels that one thread takes of an image where there are fewer images than threads.
-constexpr int64_t kChannelsOfThread = 64;
+// Channels per thread if there are fewer images than threads.
+constexpr int64_t kChannelsPerThread = 64;
 
 template<typename T>
 class OwnMaxPoolGradKernel final : public StatelessKernel {
@@ -127,7 +128,7 @@ class OwnMaxPoolGradKernel final : public StatelessKernel {
     const auto* where = data_of<int32_t>(ctx, "where");
     T* dx = result_of<T>(ctx);
     const int64_t pixels = s.rows * s.columns, out_pixels = s.out_rows * s.out_columns;
-    const int64_t width = s.batch >= num_threads() ? s.channels : std::min(kChannelsOfThread, s.channels);
+    const int64_t width = s.batch >= num_threads() ? s.channels : std::min(kChannelsPerThread, s.channels);
     const int64_t groups = (s.channels + width - 1) / width;
     parallel_for(s.batch * groups, 1 + 4096 / (pixels * width), [&](int64_t begin, int64_t end) {
       std::vector<float> sums(std::is_same_v<T, float> ? 0 : pixels * width);

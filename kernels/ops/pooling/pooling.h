@@ -6,7 +6,7 @@
 namespace graph_train {
 
 constexpr int kPoolThreads = 256;
-// Neighbouring channels of one thread.
+// Consecutive channels per thread.
 constexpr int kPoolPerThread = 8;
 
 GT_HOST_DEVICE int64_t pooled_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding) {

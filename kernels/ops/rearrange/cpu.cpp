@@ -1,4 +1,4 @@
-// Pixels as channels, and borders of zeros, on the CPU: copies of whole pixels and rows, shared among the threads by rows.
+// Space-to-depth, zero padding and their inverses on the CPU, parallel over rows.
 #include <algorithm>
 
 #include "native/number_types.h"
@@ -8,21 +8,13 @@ namespace graph_train {
 
 namespace {
 
-constexpr int64_t kNumbersPerThread = 1 << 13;
-
-int64_t rows_per_thread(int64_t numbers) {
-  return std::max<int64_t>(1, kNumbersPerThread / std::max<int64_t>(1, numbers));
-}
-
 template<typename T, bool to_depth>
-class DepthKernelOf final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class DepthKernelOf final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const DepthArgs args = depth_args(ctx, to_depth);
     const auto* in = static_cast<const T*>(args.in);
     auto* out = static_cast<T*>(args.out);
-    parallel_for(args.rows, rows_per_thread(args.columns * 4 * args.channels), [&](int64_t begin, int64_t end) {
+    parallel_for(args.rows, grain_of(args.columns * 4 * args.channels), [&](int64_t begin, int64_t end) {
       for (int64_t patch = begin * args.columns * 4; patch < end * args.columns * 4; ++patch) {
         const int64_t pixel = patch / 4, row = pixel / args.columns;
         const int64_t plain = pixel_of_patch(args, row, pixel - row * args.columns, patch % 4);
@@ -32,17 +24,14 @@ class DepthKernelOf final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class ZeroPadKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class ZeroPadKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const PadArgs args = pad_args(ctx, true);
     const int64_t own = args.columns * args.channels, width = args.large_columns * args.channels;
-    parallel_for(args.images * args.large_rows, rows_per_thread(width), [&](int64_t begin, int64_t end) {
+    parallel_for(args.images * args.large_rows, grain_of(width), [&](int64_t begin, int64_t end) {
       for (int64_t line = begin; line < end; ++line) {
         const int64_t image = line / args.large_rows, row = line % args.large_rows - args.top;
         T* to = static_cast<T*>(args.out) + line * width;
@@ -56,17 +45,14 @@ class ZeroPadKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class CropKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class CropKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const PadArgs args = pad_args(ctx, false);
     const int64_t own = args.columns * args.channels;
-    parallel_for(args.images * args.rows, rows_per_thread(own), [&](int64_t begin, int64_t end) {
+    parallel_for(args.images * args.rows, grain_of(own), [&](int64_t begin, int64_t end) {
       for (int64_t line = begin; line < end; ++line) {
         const int64_t image = line / args.rows, row = line % args.rows + args.top;
         const int64_t first = ((image * args.large_rows + row) * args.large_columns + args.left) * args.channels;
@@ -74,7 +60,6 @@ class CropKernel final : public user_op::OpKernel {
       }
     });
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>

@@ -1,4 +1,4 @@
-// Pixels as channels, and borders of zeros, on CUDA.
+// Space-to-depth, zero padding and their inverses on CUDA.
 #include "native/cuda/launch.h"
 #include "ops/rearrange/call.h"
 

@@ -1,4 +1,4 @@
-// Pixels as channels, and borders of zeros: a thread for each number of the result.
+// Space-to-depth, zero padding and their inverses; one thread per element of the result.
 #include "native/cuda/device.h"
 #include "ops/rearrange/rearrange.h"
 

@@ -1,4 +1,4 @@
-// Pixels as channels, and borders of zeros; kernels/ops/rearrange/function.py has the contracts.
+// Space-to-depth, zero padding and their inverses; contracts: kernels/ops/rearrange/function.py.
 #include "native/op.h"
 #include "ops/rearrange/call.h"
 

@@ -8,7 +8,7 @@
 
 #include "native/attributes.h"
 
-// As the composed reference does: results are the same bits on every CPU.
+// Products and sums are rounded separately, as in the composed reference: results are bitwise equal on every CPU.
 #include "native/exact_rounding.h"
 #include "ops/update/pieces.h"
 
@@ -42,14 +42,14 @@ GT_VECTOR void accumulate(const Piece& piece) {
   for (int64_t i = 0; i < piece.count; ++i) sum[i] = sum[i] + gradient[i];
 }
 
-// Without accumulation the sum is zero already; not writing it again spares memory traffic.
+// Without accumulation the sum is zero already; it is not written again, to save memory bandwidth.
 GT_VECTOR void reset(const Piece& piece) {
   int nonzero = 0;
   for (int64_t i = 0; i < piece.count; ++i) nonzero |= piece.gradient_sum[i] != 0.0f;
   if (nonzero) std::fill_n(piece.gradient_sum, piece.count, 0.0f);
 }
 
-// Pointers are `restrict` parameters, not members of the piece: only then the compiler trusts that they do not overlap.
+// The pointers are `restrict` parameters, because GCC ignores the qualifier on members of a struct.
 GT_VECTOR void sgd(float* __restrict__ parameter, float* __restrict__ velocity, float* __restrict__ ema,
                    const float* __restrict__ sum, const float* __restrict__ gradient, int64_t count, GroupStep step) {
   for (int64_t i = 0; i < count; ++i) {
@@ -75,7 +75,7 @@ void update(Rule rule, const Piece& piece, const GroupStep& step) {
   reset(piece);
 }
 
-// Calls body(index) for every piece; a thread gets those that begin in its share of all elements.
+// Calls body(index) for every piece; a thread processes those that begin in its range of elements.
 template<typename Body>
 void for_each_piece(const std::vector<Piece>& pieces, const Body& body) {
   const int64_t elements = pieces.empty() ? 0 : pieces.back().start + pieces.back().count;
@@ -94,15 +94,12 @@ double total_squared_norm(const std::vector<Piece>& pieces, float inverse_loss_s
   return total;
 }
 
-class UpdateKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UpdateKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
-    const auto rule = static_cast<Rule>(integers_of(ctx).at(0));
-    const auto& floats = floats_of(ctx);  // the clipping norm, then the group of each parameter
-    const float max_norm = floats.at(0);
-    const float* hyper = ctx->Tensor4ArgNameAndIndex("hyper", 0)->dptr<float>();
-    float* out = ctx->Tensor4ArgNameAndIndex("out", 0)->mut_dptr<float>();
+    const Rule rule = rule_of(ctx);
+    const float max_norm = floats_of(ctx).at(0);
+    const float* hyper = data_of(ctx, "hyper");
+    float* out = result_of(ctx);
     const auto pieces = cut_into_pieces(ctx, kPiece);
 
     if (!(hyper[kUpdate] > 0)) {

@@ -28,7 +28,7 @@ class UpdateCudaKernel final : public StatelessKernel {
     args.grid_counters = cuda::grid_counters(queue);
     args.rule = rule_of(ctx);
     args.max_norm = floats_of(ctx).at(0);
-    cuda::launch_together(queue, "update_parameters", args.count, kUpdateThreads, args);
+    cuda::launch_cooperative(queue, "update_parameters", args.count, kUpdateThreads, args);
   }
   bool AlwaysComputeWhenAllOutputsEmpty() const override { return true; }
 };

@@ -1,8 +1,8 @@
-// The whole optimizer step in one cooperative launch for any number of parameters; no value comes back to the host.
+// The optimizer step of all parameters in one cooperative launch, without synchronising with the host.
 //
-// The blocks first sum up the squares of their pieces and meet: the norm needs all gradients before the first weight may
-// change. Then each of them adds up all pieces' sums, in the same order, and applies the update to its own pieces. The
-// results are the bits of the CPU's kernel, but for the order of the squares in the norm.
+// The blocks first add the squares of their pieces and wait for each other, because the norm needs all gradients before
+// the first weight may change. Then each block adds the sums of all pieces, in the same order, and updates its pieces.
+// Results are bitwise equal to the CPU kernel's, except that the norm is added in another order.
 #include "native/cuda/device.h"
 #include "native/exact_rounding.h"
 #include "ops/update/launch.h"
@@ -37,7 +37,7 @@ GT_DEVICE void sum_squares(const UpdateArgs& args) {
 }
 
 // The norm of all gradients; every thread gets it.
-GT_DEVICE float whole_norm(const UpdateArgs& args) {
+GT_DEVICE float gradient_norm_of(const UpdateArgs& args) {
   double sum = 0;
   for (int64_t index = threadIdx.x; index < args.count; index += kUpdateThreads) sum += args.squares[index];
   return static_cast<float>(sqrt(block_sum<kUpdateThreads>(sum)));
@@ -50,7 +50,7 @@ GT_DEVICE void accumulate(const UpdateArgs& args) {
   });
 }
 
-// Resets the sums of the gradients and, if the norm is finite, updates all else.
+// Resets the gradient sums and, if `updates`, updates parameters, moments and averages.
 GT_DEVICE void apply(const UpdateArgs& args, float norm, bool updates) {
   const float clip = clip_factor(norm, args.max_norm);
   for_own_pieces(args, [&](int64_t index) {
@@ -84,7 +84,7 @@ GT_BLOCK_KERNEL(update_parameters, UpdateArgs, kUpdateThreads) {
   }
   sum_squares(args);
   grid_barrier(args.grid_counters);
-  const float norm = whole_norm(args);
+  const float norm = gradient_norm_of(args);
   const bool updates = norm - norm == 0;  // finite
   if (first) {
     args.out[0] = norm;

@@ -23,7 +23,7 @@ inline std::vector<Piece> cut_into_pieces(user_op::KernelComputeContext* ctx, in
   float* const gradient_sum = state_of(ctx, "gradient_sum", 0);
   float* const first_moment = state_of(ctx, "first_moment", 0);
   float* const second_moment = rule_of(ctx) == Rule::kSgd ? nullptr : state_of(ctx, "second_moment", 0);
-  int64_t first = 0;  // element of this parameter, in the row of all
+  int64_t first = 0;  // first element of this parameter in the concatenation of all
   for (int32_t index = 0; index < parameters; ++index) {
     const int64_t elements = view_of(ctx, "parameter", index).elem_cnt();
     float* const parameter = state_of(ctx, "parameter", index);

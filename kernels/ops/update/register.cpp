@@ -54,7 +54,7 @@ Maybe<void> infer_shape(user_op::InferContext* ctx) {
   return Maybe<void>::Ok();
 }
 
-// The state is whole on every device; partial gradients are summed before they come here.
+// The state is replicated on every device; partial gradients are summed before this op.
 const Op update_sgd_op("graph_train_update_sgd",
                        {"parameter", "gradient_sum", "first_moment", "ema", "gradient", "hyper"}, infer_shape<false>,
                        user_op::GetSbpFnUtil::DefaultBroadcastToBroadcast, all_float,

@@ -38,12 +38,12 @@ struct Piece {
   float* second_moment;  // null for SGD
   float* ema;
   const float* gradient;
-  int64_t start;  // in the row of all elements of all parameters
+  int64_t start;  // in the concatenation of all parameters
   int64_t count;
   int64_t group;  // no padding: tables of pieces are compared as bytes
 };
 
-// The numbers of one parameter group in this step.
+// The scalars of one parameter group in this step.
 struct GroupStep {
   float learning_rate, weight_decay, kept, step_size;
   float beta1, one_minus_beta1, beta2, one_minus_beta2, correction2_root, eps, ema_decay, one_minus_ema_decay;

@@ -7,12 +7,10 @@ namespace graph_train {
 
 namespace {
 
-constexpr int64_t kNumbersOfThread = 1 << 13;
-
 // out[index] = in[place(index, inputs, taps)]
 template<typename From, typename To, typename Place>
 void rearrange(const From* in, To* out, int64_t count, int64_t inputs, int64_t taps, const Place& place) {
-  parallel_for(count, kNumbersOfThread, [=](int64_t begin, int64_t end) {
+  parallel_for(count, grain_of(1), [=](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
       out[index] = from_float<To>(to_float(in[place(index, inputs, taps)]));
     }
@@ -20,9 +18,7 @@ void rearrange(const From* in, To* out, int64_t count, int64_t inputs, int64_t t
 }
 
 template<typename T>
-class PackKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class PackKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     for (const auto& [name, index] : ctx->inputs()) {
       const oneflow::ShapeView& shape = view_of(ctx, name, index);
@@ -30,13 +26,10 @@ class PackKernel final : public user_op::OpKernel {
                 shape.Count(2), unpacked_place);
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 template<typename T>
-class UnpackKernel final : public user_op::OpKernel {
- private:
-  using user_op::OpKernel::Compute;
+class UnpackKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     for (const auto& [name, index] : ctx->inputs()) {
       const oneflow::ShapeView& shape = view_of(ctx, name, index);
@@ -44,7 +37,6 @@ class UnpackKernel final : public user_op::OpKernel {
                 shape.Count(1, 3), packed_place);
     }
   }
-  bool AlwaysComputeWhenAllOutputsEmpty() const override { return false; }
 };
 
 GT_CPU_KERNEL("graph_train_pack_weights", PackKernel<float>, GT_IS_FLOAT("out"));

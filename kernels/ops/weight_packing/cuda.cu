@@ -4,7 +4,7 @@
 
 namespace graph_train {
 
-// The weight that this block works on.
+// The weight that this block processes.
 GT_DEVICE const PackedWeight& weight_of_block(const PackArgs& args) {
   int low = 0, high = args.number - 1;
   while (low < high) {

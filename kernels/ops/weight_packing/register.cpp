@@ -1,4 +1,5 @@
-// Weights of convolutions and linear layers in the order and type of activations; kernels/ops/weight_packing/function.py has the contract.
+// Packs weights of convolutions and linear layers in the order and type of activations; contract:
+// kernels/ops/weight_packing/function.py.
 #include "native/activation_type.h"
 #include "native/op.h"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
-from kernels.framework.op_trace import executed_ops, forget_executed_ops, trace_ops
+from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
 
@@ -20,7 +20,7 @@ def main(out: Path, weights: str, augment: bool, graph: bool) -> None:
     detector = load_detector([weights], device="cpu", graph=graph, augment=augment)
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 96), np.uint8)
     tensors = [flow.tensor(images[2:4]), flow.tensor(images[4:5])]
-    forget_executed_ops()  # loading weights, which happens on the host
+    reset_executed_ops()  # loading weights, which happens on the host
     rows = []
     for batch in (images[:2], *tensors, images[5:]):
         rows += non_max_suppression(detector(batch)[0], NmsSettings(conf_thres=0.01))

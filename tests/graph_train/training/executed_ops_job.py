@@ -7,7 +7,7 @@ from typing import Any
 
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
-from kernels.framework.op_trace import executed_ops, forget_executed_ops, trace_ops
+from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 
 
@@ -16,7 +16,7 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     load_plugin("emulated-cuda")
     trace_ops()
     callbacks = Callbacks()
-    callbacks.register_action("on_train_start", callback=forget_executed_ops)
+    callbacks.register_action("on_train_start", callback=reset_executed_ops)
     train(callbacks=callbacks, **flags)
     pairs = sorted({(op.kind, op.owner) for op in executed_ops()})
     out.write_text(json.dumps(pairs), encoding="utf-8")

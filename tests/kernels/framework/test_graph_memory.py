@@ -267,10 +267,10 @@ compile_graph(_Graph(module), x)
 assert (last_memory_plan() == MemoryPlan(0, 0, 0)) == (rank == 1)
 graph = _Graph(module)
 graph.build_graph(x)
-plugin_library().graph_train_forget_building()
+plugin_library().graph_train_free_build_records()
 graph._c_nn_graph.complie_and_init_runtime()
 graph._is_compiled = True
-freed = [plugin_library().graph_train_forget_plan() for _ in range(2)]
+freed = [plugin_library().graph_train_free_plan() for _ in range(2)]
 assert (graph(x) == module(x)).numpy().all()
 sys.stderr.write(f"rank {rank} freed {freed}\\n")
 """

@@ -11,20 +11,20 @@ from kernels.runtime import flow
 
 _TRACED = """
 import dataclasses, json, time
-from kernels.framework.op_trace import executed_ops, forget_executed_ops, trace_ops
+from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
 
 load_plugin("require")
 trace_ops()
 values = flow.ones(64)
-forget_executed_ops()
+reset_executed_ops()
 before = time.perf_counter_ns()
 for _ in range(3):
     flow.nn.functional.silu(values).sin()
 found = executed_ops()
 after = time.perf_counter_ns()
-forget_executed_ops()
+reset_executed_ops()
 left = len(executed_ops())
 print(json.dumps({"ops": [dataclasses.asdict(op) for op in found], "before": before, "after": after, "left": left}))
 """

@@ -34,8 +34,8 @@ class Host:
             device, ctypes.c_void_p(stream), kernel.encode(), _Grid(*grid), threads, ctypes.byref(ctypes.c_int64(args))
         )
 
-    def launch_together(self, kernel: str, device: int, stream: int, max_blocks: int, threads: int) -> None:
-        self._library.graph_train_check_launch_together(
+    def launch_cooperative(self, kernel: str, device: int, stream: int, max_blocks: int, threads: int) -> None:
+        self._library.graph_train_check_launch_cooperative(
             device,
             ctypes.c_void_p(stream),
             kernel.encode(),
@@ -65,8 +65,8 @@ def launches(host: Host) -> None:
 
 def cooperative(host: Host) -> None:
     """Launch as many blocks as fit, at most as many as there is work for."""
-    host.launch_together("add", 0, 5, 1000, 128)
-    host.launch_together("add", 0, 5, 3, 128)
+    host.launch_cooperative("add", 0, 5, 1000, 128)
+    host.launch_cooperative("add", 0, 5, 3, 128)
 
 
 def tables(host: Host) -> None:

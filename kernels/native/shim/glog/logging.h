@@ -1,5 +1,5 @@
-// Just enough of glog's macros for OneFlow's headers: the wheel ships neither this header nor glog's symbols.
-// A failed check prints its place and condition on stderr and aborts, as glog's does.
+// The macros of glog that OneFlow's headers use: the wheel contains neither glog's header nor its symbols.
+// As with glog, a failed check prints its source line and condition on stderr and aborts.
 #pragma once
 #include <cstdlib>
 #include <iostream>
