@@ -74,9 +74,9 @@ def measure(model: DetectionModel, image_px: int = REPORT_PX) -> Complexity:
     area = (image_px / PROBE_PX) ** 2
     rows, flops = [], 0.0
     for spec, layer in zip(model.spec.layers, model.model, strict=True):
-        works = [_work(module, math.prod(size) * area) for module, size in _sized_modules(model, spec, layer)]
-        rows.append(LayerSize(spec, _parameters(layer), round(sum(work.macs for work in works))))
-        flops += sum(2 * work.macs + work.other_flops for work in works)
+        counted = [_operations(module, math.prod(size) * area) for module, size in _sized_modules(model, spec, layer)]
+        rows.append(LayerSize(spec, _parameters(layer), round(sum(each.macs for each in counted))))
+        flops += sum(2 * each.macs + each.other_flops for each in counted)
     return Complexity(
         layers=tuple(rows),
         parameters=_parameters(model),
@@ -93,22 +93,22 @@ def _parameters(module: Module) -> int:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Operations:
     macs: float = 0.0
     other_flops: float = 0.0
 
 
-def _work(module: Module, cells: float) -> _Work:
-    """Return the work of a module without its children for one image, given the cells of its output map."""
+def _operations(module: Module, cells: float) -> _Operations:
+    """Count the operations of a module without its children for one image, given the cells of its output map."""
     if isinstance(module, (Conv2d, Linear)):
-        return _Work(macs=module.weight.numel() * cells)
+        return _Operations(macs=module.weight.numel() * cells)
     if isinstance(module, BatchNorm2d):
-        return _Work(other_flops=_NORM_FLOPS * module.num_features * cells)
+        return _Operations(other_flops=_NORM_FLOPS * module.num_features * cells)
     if isinstance(module, MultiheadAttention):
         channels = module.in_proj_weight.shape[1]
         # Four projections, which profilers do not count as linear layers, attention scores and weighted sums.
-        return _Work(other_flops=2 * cells * channels * (4 * channels + 2 * cells))
-    return _Work()
+        return _Operations(other_flops=2 * cells * channels * (4 * channels + 2 * cells))
+    return _Operations()
 
 
 def _sized_modules(model: DetectionModel, spec: LayerSpec, layer: Module) -> Iterator[tuple[Module, Size]]:

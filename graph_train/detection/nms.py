@@ -119,7 +119,7 @@ def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
         selected = np.isin(category, np.asarray(settings.classes, np.int64))
         row, category, confidence = row[selected], category[selected], confidence[selected]
     if len(row) > settings.max_candidates:
-        best = _greatest(confidence, settings.max_candidates)
+        best = _indices_of_largest(confidence, settings.max_candidates)
         row, category, confidence = row[best], category[best], confidence[best]
     boxes: Array = cxcywh_to_xyxy(rows[row, :4])
     shifted: Array = boxes if settings.agnostic else boxes + CLASS_SHIFT_PX * category.astype(np.float32)[:, None]
@@ -128,7 +128,7 @@ def _suppress_one_image(rows: Array, settings: NmsSettings) -> Array:
     return np.concatenate(columns, axis=1)
 
 
-def _greatest(values: Array, count: int) -> Array:
+def _indices_of_largest(values: Array, count: int) -> Array:
     """Return the sorted indices of the `count` largest values, the first ones on ties, in linear time."""
     least = np.partition(values, len(values) - count)[len(values) - count]
     above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)

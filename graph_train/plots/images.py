@@ -41,7 +41,7 @@ _MOSAIC_STYLE = BoxStyle()
 
 
 @dataclass(frozen=True)
-class _Mark:
+class _Box:
     """A box to draw: corners in px of its image, class, and confidence (None for a label)."""
 
     corners: tuple[float, float, float, float]
@@ -62,11 +62,11 @@ def plot_labelled(
         paths: B image files, named in the tiles.
     """
     height, width = images.shape[2:]
-    marks: list[list[_Mark]] = [[] for _ in images]
+    boxes: list[list[_Box]] = [[] for _ in images]
     corners = cxcywh_to_xyxy(labels[:, 2:6]) * np.asarray([width, height, width, height])
     for row, box in zip(labels, corners, strict=True):
-        marks[int(row[0])].append(_Mark(tuple(box.tolist()), int(row[1]), None))
-    _draw(images, marks, class_names, path, paths)
+        boxes[int(row[0])].append(_Box(tuple(box.tolist()), int(row[1]), None))
+    _draw(images, boxes, class_names, path, paths)
 
 
 def plot_detections(
@@ -84,11 +84,11 @@ def plot_detections(
         detections: B arrays (k, 6) x1, y1, x2, y2 in px of these images, confidence, class.
         class_names, path, paths: as in `plot_labelled`.
     """
-    marks = [
-        [_Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > _SHOWN_CONFIDENCE]
+    boxes = [
+        [_Box(tuple(row[:4].tolist()), int(row[5]), float(row[4])) for row in rows[::-1] if row[4] > _SHOWN_CONFIDENCE]
         for rows in detections
     ]
-    _draw(images, marks, class_names, path, paths)
+    _draw(images, boxes, class_names, path, paths)
 
 
 def draw_detections(image: Array, detections: Array, class_names: Sequence[str], style: BoxStyle) -> Array:
@@ -98,14 +98,14 @@ def draw_detections(image: Array, detections: Array, class_names: Sequence[str],
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture, "RGBA")
     for row in detections[::-1]:  # the most confident one on top
-        mark = _Mark(tuple(row[:4].tolist()), int(row[5]), float(row[4]) if style.confidences else None)
-        _draw_mark(pen, mark, class_names, 1.0, style)
+        box = _Box(tuple(row[:4].tolist()), int(row[5]), float(row[4]) if style.confidences else None)
+        _draw_box(pen, box, class_names, 1.0, style)
     return np.asarray(picture)
 
 
 def _draw(
     images: Array,
-    marks: Sequence[Sequence[_Mark]],
+    boxes: Sequence[Sequence[_Box]],
     class_names: Sequence[str],
     path: Path,
     paths: Sequence[str | Path] | None,
@@ -125,8 +125,8 @@ def _draw(
         if tile.size != (tile_w, tile_h):
             tile = tile.resize((tile_w, tile_h), Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(tile, "RGBA")
-        for mark in marks[number]:
-            _draw_mark(pen, mark, class_names, scale, _MOSAIC_STYLE)
+        for box in boxes[number]:
+            _draw_box(pen, box, class_names, scale, _MOSAIC_STYLE)
         if paths is not None:
             _tag(pen, (0, tile_h), Path(paths[number]).name, (31, 41, 51))
         line, column = divmod(number, columns)
@@ -141,14 +141,14 @@ def _tile_scale(width: int, height: int, columns: int, lines: int) -> float:
     return min(fits, wanted)
 
 
-def _draw_mark(pen: Any, mark: _Mark, class_names: Sequence[str], scale: float, style: BoxStyle) -> None:
-    colour = class_colour(mark.category)
-    x1, y1, x2, y2 = (value * scale for value in mark.corners)
+def _draw_box(pen: Any, box: _Box, class_names: Sequence[str], scale: float, style: BoxStyle) -> None:
+    colour = class_colour(box.category)
+    x1, y1, x2, y2 = (value * scale for value in box.corners)
     pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=style.line_px)
     if not style.names:
         return
-    name = class_names[mark.category] if mark.category < len(class_names) else f"class {mark.category}"
-    text = name if mark.confidence is None else f"{name} {mark.confidence:.2f}"
+    name = class_names[box.category] if box.category < len(class_names) else f"class {box.category}"
+    text = name if box.confidence is None else f"{name} {box.confidence:.2f}"
     _tag(pen, (x1, y1), text, colour, font_px=style.font_px)
 
 

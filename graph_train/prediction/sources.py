@@ -65,7 +65,7 @@ class Sources:
 
 
 @dataclass
-class _Found:
+class _FoundSources:
     files: list[SourceFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     addresses: set[str] = field(default_factory=set)
@@ -115,7 +115,7 @@ def find_sources(
             stream, a `~name` is unknown, or there are no files.
         OSError: a list cannot be read.
     """
-    found = _Found(results=None if results is None else Path(os.path.realpath(results)))
+    found = _FoundSources(results=None if results is None else Path(os.path.realpath(results)))
     for entry in entries:
         if entry == STANDARD_INPUT:
             _add_list(sys.stdin if lines is None else lines, Path(), found, allow_download)
@@ -141,7 +141,7 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
     return Sources(images, videos, problems, live[0] if live else None)
 
 
-def _fetch(found: _Found, folder: Path) -> None:
+def _fetch(found: _FoundSources, folder: Path) -> None:
     """Download the URLs, and replace each by its file or by a live source.
 
     Raises:
@@ -171,7 +171,7 @@ def _lines_of(path: Path) -> list[str]:
         raise ValueError(f"{printable(path)}: {error}; expected a list with one image path per line") from None
 
 
-def _add(entry: str, found: _Found) -> bool:
+def _add(entry: str, found: _FoundSources) -> bool:
     """Add the files of an entry; return False if it does not exist."""
     if has_scheme(entry):
         return is_address(entry) and _add_address(entry, found)
@@ -196,14 +196,14 @@ def _add(entry: str, found: _Found) -> bool:
     return False
 
 
-def _add_address(address: str, found: _Found) -> bool:
+def _add_address(address: str, found: _FoundSources) -> bool:
     if address not in found.addresses:
         found.addresses.add(address)
         found.files.append(SourceFile(Path(), Path(), address))
     return True
 
 
-def _add_list(lines: Iterable[str], file: Path, found: _Found, allow_download: bool) -> None:
+def _add_list(lines: Iterable[str], file: Path, found: _FoundSources, allow_download: bool) -> None:
     """Add the entries of a list; a missing entry is recorded as a problem."""
     for number, line in enumerate(lines, start=1):
         entry = line.strip()

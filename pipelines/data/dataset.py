@@ -170,7 +170,7 @@ def _roots(yaml: YamlFile, shipped: bool) -> list[Path]:
     return list(dict.fromkeys(Path(os.path.abspath(candidate)) for candidate in candidates))
 
 
-def _hindrance(path: Path) -> str:
+def _access_error(path: Path) -> str:
     """Return why a path cannot be looked at, such as a folder without permission; "" if it does not exist."""
     try:
         path.stat()
@@ -194,7 +194,7 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
         source = next((path for path in tried if os.path.exists(path)), None)
         if source is None:
             for path in tried:
-                if reason := _hindrance(path):
+                if reason := _access_error(path):
                     return (
                         f"{yaml.where(*key)}: {split}: {printable(path)}: {reason}; check the path and its permissions"
                     )
@@ -216,7 +216,7 @@ def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | s
     """
     for split, sources in found.items():
         if isinstance(sources, str):
-            missing = _missing_beside_a_part(yaml, split, roots)
+            missing = _first_missing_source(yaml, split, roots)
         else:
             missing = next(filter(None, map(missing_part, sources)), None)
         if missing is not None:
@@ -225,7 +225,7 @@ def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | s
             raise ValueError(f"{yaml.where(split)}: {split}: {lacks}; {remedy}")
 
 
-def _missing_beside_a_part(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
+def _first_missing_source(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
     """Return the first missing source in a folder that contains another part of the data set."""
     value = yaml.data[split]
     names = value if isinstance(value, list) else [value]

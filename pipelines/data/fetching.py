@@ -56,7 +56,7 @@ class _HttpOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Impatient:
+class _HeaderTimeout:
     """Connection mix-in that limits the time until headers are complete, not only the time between bytes."""
 
     sock: socket.socket
@@ -84,11 +84,11 @@ class _Impatient:
             self.sock.shutdown(socket.SHUT_RDWR)
 
 
-class _HttpConnection(_Impatient, http.client.HTTPConnection):
+class _HttpConnection(_HeaderTimeout, http.client.HTTPConnection):
     pass
 
 
-class _HttpsConnection(_Impatient, http.client.HTTPSConnection):
+class _HttpsConnection(_HeaderTimeout, http.client.HTTPSConnection):
     pass
 
 

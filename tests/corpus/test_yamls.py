@@ -26,7 +26,7 @@ def sound_data(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_is_rejected_in_one_line(
+def test_each_damaged_yaml_is_rejected_in_one_line(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, command, flags = KINDS[kind]

@@ -34,7 +34,7 @@ SYNTAX: dict[str, bytes] = {
     "merge": b"base: &a {x: 1}\nuse: {<<: *a}\n",
     "alias-loop": b"a: &a [*a]\n",
     "alias-unknown": b"a: *b\n",
-    "laughs": b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    "billion_laughs": b"a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 10)),
     "deep": b"a: " + b"[" * 5000 + b"]" * 5000 + b"\n",
     "deep-maps": b"".join(b" " * n + b"a:\n" for n in range(500)),

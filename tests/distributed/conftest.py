@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobLab]:
-    made = JobLab(Path(tmp_path_factory.mktemp("jobs")))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
+    made = JobRunner(Path(tmp_path_factory.mktemp("jobs")))
     yield made
     made.close()

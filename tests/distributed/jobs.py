@@ -53,7 +53,7 @@ class Job:
             process.wait()
 
 
-class JobLab:
+class JobRunner:
     """A folder with a data set, a tiny network and the jobs that train it."""
 
     def __init__(self, root: Path) -> None:

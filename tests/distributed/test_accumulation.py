@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 from tests.graph_train.training.test_executed_ops import HOST_COUNTER, NO_CODE
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
@@ -16,7 +16,7 @@ LAST = 26
 """Number of batches: twelve of warm-up, then four per update; see `tests.graph_train.tiny.tiny_schedule`."""
 
 
-def run(lab: JobLab, name: str, ranks: int, *, kind: str = "graph", start: Path | None = None) -> Path:
+def run(lab: JobRunner, name: str, ranks: int, *, kind: str = "graph", start: Path | None = None) -> Path:
     folder = lab.root / name
     words = [str(folder), kind, str(start) if start else "-", str(LAST)]
     lab.run(words, ranks, module="tests.distributed.accumulation_job")
@@ -24,12 +24,12 @@ def run(lab: JobLab, name: str, ranks: int, *, kind: str = "graph", start: Path 
 
 
 @pytest.fixture(scope="module")
-def one_rank(lab: JobLab) -> Path:
+def one_rank(lab: JobRunner) -> Path:
     return run(lab, "alone", 1)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(lab: JobLab) -> Path:
+def two_ranks(lab: JobRunner) -> Path:
     return run(lab, "two", 2)
 
 
@@ -66,14 +66,14 @@ def test_accumulated_updates_match_single_rank(one_rank: Path, two_ranks: Path) 
 
 
 @pytest.mark.parametrize("kind", ["eager", "stock-graph"])
-def test_execution_variants_agree(lab: JobLab, two_ranks: Path, kind: str) -> None:
+def test_execution_variants_agree(lab: JobRunner, two_ranks: Path, kind: str) -> None:
     """Without our kernels the update is composed of OneFlow ops, as on a GPU without the plugin."""
     other = run(lab, kind, 2, kind=kind)
     assert_same_steps(other, two_ranks)
     assert_close(other / "end", two_ranks / "end")
 
 
-def test_pipelined_steps_match_bitwise(lab: JobLab, two_ranks: Path) -> None:
+def test_pipelined_steps_match_bitwise(lab: JobRunner, two_ranks: Path) -> None:
     ahead = run(lab, "ahead", 2, kind="ahead-graph")
     assert (ahead / "results.json").read_text() == (two_ranks / "results.json").read_text()
     for state in ("cut", "end"):
@@ -87,20 +87,20 @@ def test_mid_accumulation_state_is_independent_of_ranks(one_rank: Path, two_rank
     assert_close(two_ranks / "cut", one_rank / "cut")
 
 
-def test_resume_with_same_ranks_matches_bitwise(lab: JobLab, two_ranks: Path) -> None:
+def test_resume_with_same_ranks_matches_bitwise(lab: JobRunner, two_ranks: Path) -> None:
     resumed = run(lab, "resumed-by-two", 2, start=two_ranks / "cut")
     ours, theirs = arrays(resumed / "end"), arrays(two_ranks / "end")
     assert [name for name, value in theirs.items() if not np.array_equal(ours[name], value)] == []
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_resume_with_other_number_of_ranks(lab: JobLab, two_ranks: Path, ranks: int) -> None:
+def test_resume_with_other_number_of_ranks(lab: JobRunner, two_ranks: Path, ranks: int) -> None:
     resumed = run(lab, f"resumed-by-{ranks}", ranks, start=two_ranks / "cut")
     assert_same_steps(resumed, two_ranks)
     assert_close(resumed / "end", two_ranks / "end")
 
 
-def test_no_oneflow_kernel_runs_on_cuda(lab: JobLab) -> None:
+def test_no_oneflow_kernel_runs_on_cuda(lab: JobRunner) -> None:
     """Accumulation, all-reduces and saves run only plugin kernels, copies and transfers."""
     folder = run(lab, "cuda", 2, kind="cuda-graph")
     for rank in range(2):

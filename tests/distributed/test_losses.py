@@ -9,7 +9,7 @@ import pytest
 
 from graph_train.host.failures import INTERRUPTED, RANK_LOST, USER_ERROR
 from graph_train.runs.checkpoint import load_checkpoint
-from tests.distributed.jobs import JobLab, interrupt
+from tests.distributed.jobs import JobRunner, interrupt
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 LONG = {"epochs": 5000, "noval": True}
@@ -22,7 +22,7 @@ def _saved_epoch(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_rank_ends_job(lab: JobLab, victim: int) -> None:
+def test_killed_rank_ends_job(lab: JobRunner, victim: int) -> None:
     name = f"killed{victim}"
     job = lab.start(lab.flags(name, **LONG), 2)
     job.wait_for(r" 2/4999")
@@ -42,7 +42,7 @@ def test_killed_rank_ends_job(lab: JobLab, victim: int) -> None:
     assert _saved_epoch(folder) >= 2
 
 
-def test_resume_after_kill_with_other_ranks(lab: JobLab) -> None:
+def test_resume_after_kill_with_other_ranks(lab: JobRunner) -> None:
     folder = lab.root / "runs" / "cut"
     job = lab.start(lab.flags("cut", epochs=60, noval=True), 2)
     job.wait_for(r" 3/59")
@@ -57,7 +57,7 @@ def test_resume_after_kill_with_other_ranks(lab: JobLab) -> None:
     assert load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"] == 60
 
 
-def test_interrupted_job_is_saved_at_same_step_by_all_ranks(lab: JobLab) -> None:
+def test_interrupted_job_is_saved_at_same_step_by_all_ranks(lab: JobRunner) -> None:
     job = lab.start(lab.flags("stopped", **LONG), 2)
     job.wait_for(r" 2/4999")
     interrupt(job)
@@ -73,7 +73,7 @@ def test_interrupted_job_is_saved_at_same_step_by_all_ranks(lab: JobLab) -> None
     resumed.stop()
 
 
-def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
+def test_signal_to_one_rank_stops_all(lab: JobRunner) -> None:
     job = lab.start(lab.flags("stopped-by-one", **LONG), 2)
     job.wait_for(r" 2/4999")
     job.ranks[1].send_signal(signal.SIGTERM)
@@ -81,7 +81,7 @@ def test_signal_to_one_rank_stops_all(lab: JobLab) -> None:
     assert "Stopped by a signal to another rank" in job.text(0)
 
 
-def test_missing_rank_is_reported_before_slow_setup(lab: JobLab) -> None:
+def test_missing_rank_is_reported_before_slow_setup(lab: JobRunner) -> None:
     job = lab.start(lab.flags("missing", **{"dist-timeout": 3}), 3, leave_out=[1])
     assert job.codes(30) == [2, 2]
     assert "rank 1 of 3 did not connect to rank 0" in job.text(0)
@@ -89,7 +89,7 @@ def test_missing_rank_is_reported_before_slow_setup(lab: JobLab) -> None:
     assert not (lab.root / "runs" / "missing").exists()
 
 
-def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
+def test_invalid_settings_are_reported_once(lab: JobRunner) -> None:
     job = lab.start(lab.flags("rejected", **{"batch-size": 1}), 2)
     codes = job.codes(120)
     # Rank 1 prints nothing; it may notice rank 0's exit first.
@@ -98,7 +98,7 @@ def test_invalid_settings_are_reported_once(lab: JobLab) -> None:
     assert job.text(1) == ""
 
 
-def test_failure_of_one_rank_ends_all_with_its_error(lab: JobLab) -> None:
+def test_failure_of_one_rank_ends_all_with_its_error(lab: JobRunner) -> None:
     """Rank 1 starts in a folder without the data set."""
     (lab.root / "elsewhere").mkdir(exist_ok=True)
 
@@ -113,7 +113,7 @@ def test_failure_of_one_rank_ends_all_with_its_error(lab: JobLab) -> None:
     assert "rank 1" in job.text(0)
 
 
-def test_interrupt_before_training_ends_all_ranks(lab: JobLab) -> None:
+def test_interrupt_before_training_ends_all_ranks(lab: JobRunner) -> None:
     job = lab.start(lab.flags("too-early", **LONG), 2)
     job.wait_for("train: 8 images")
     job.ranks[1].send_signal(signal.SIGINT)
@@ -121,13 +121,13 @@ def test_interrupt_before_training_ends_all_ranks(lab: JobLab) -> None:
     assert "interrupted" in job.text(0)
 
 
-def test_callback_on_one_rank_stops_all(lab: JobLab) -> None:
+def test_callback_on_one_rank_stops_all(lab: JobRunner) -> None:
     job = lab.start(lab.flags("by-callback", **LONG), 2, module="tests.distributed.callback_job")
     assert job.codes(120) == [0, 0], job.text(0) + job.text(1)
     assert "Stopped by a callback" in job.text(0)
 
 
-def test_no_rank_exits_before_last_save(lab: JobLab) -> None:
+def test_no_rank_exits_before_last_save(lab: JobRunner) -> None:
     flags = lab.flags("slow-disk", **LONG, nosave=True)
     job = lab.start(flags, 2, module="tests.distributed.slow_disk_job")
     job.wait_for(r" 2/4999")

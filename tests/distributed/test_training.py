@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graph_train.runs.checkpoint import load_checkpoint
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 from tests.graph_train.lab import finding, laid_out_as_coco
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
@@ -15,7 +15,7 @@ EPOCHS = 10  # of two steps each
 
 
 @pytest.fixture(scope="module")
-def one_rank(lab: JobLab) -> Path:
+def one_rank(lab: JobRunner) -> Path:
     lab.run(lab.flags("alone", epochs=EPOCHS), 1)
     return lab.root / "runs" / "alone"
 
@@ -30,7 +30,7 @@ def arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> None:
+def test_ranks_match_single_process(lab: JobRunner, one_rank: Path, ranks: int) -> None:
     """Include three ranks, which split a batch of four unevenly."""
     job = lab.run(lab.flags(f"ranks{ranks}", epochs=EPOCHS, **{"sync-bn": True}), ranks)
     folder = lab.root / "runs" / f"ranks{ranks}"
@@ -44,7 +44,7 @@ def test_ranks_match_single_process(lab: JobLab, one_rank: Path, ranks: int) -> 
     assert [job.text(rank) for rank in range(1, ranks)] == [""] * (ranks - 1)
 
 
-def test_validation_matches_single_process(lab: JobLab) -> None:
+def test_validation_matches_single_process(lab: JobRunner) -> None:
     """The four images are split 2 + 2 and 2 + 1 + 1."""
     found = {}
     for ranks in (1, 2, 3):
@@ -57,7 +57,7 @@ def test_validation_matches_single_process(lab: JobLab) -> None:
         np.testing.assert_allclose(found[ranks][measures], found[1][measures], rtol=1e-6)
 
 
-def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
+def test_rank_0_writes_and_evaluates_coco_results(lab: JobRunner) -> None:
     data, found = laid_out_as_coco(lab.data, lab.root / "as-coco"), {}
     for ranks in (1, 2):
         flags = {**finding(lab.root, lab.data), "data": data, "sync-bn": ranks > 1}
@@ -69,7 +69,7 @@ def test_rank_0_writes_and_evaluates_coco_results(lab: JobLab) -> None:
     np.testing.assert_allclose(found[2], found[1], atol=2e-4)
 
 
-def test_running_means_cover_all_ranks(lab: JobLab) -> None:
+def test_running_means_cover_all_ranks(lab: JobRunner) -> None:
     """Use one batch of eight, so that the first layer sees the same images on any number of ranks."""
     flags = {"epochs": 1, "batch-size": 8, **finding(lab.root, lab.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
@@ -83,7 +83,7 @@ def test_running_means_cover_all_ranks(lab: JobLab) -> None:
     np.testing.assert_allclose(saved[1][variance], saved[0][variance], rtol=0.1)
 
 
-def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
+def test_per_rank_statistics_are_averaged(lab: JobRunner) -> None:
     job = lab.run(lab.flags("own-statistics", epochs=2), 2)
     assert "All 2 ranks hold the same weights" in job.text(0)
     saved = arrays(lab.root / "runs" / "own-statistics")
@@ -96,7 +96,7 @@ def test_per_rank_statistics_are_averaged(lab: JobLab) -> None:
         np.testing.assert_allclose(saved[name], value, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_ranks_train_without_plugin(lab: JobLab) -> None:
+def test_ranks_train_without_plugin(lab: JobRunner) -> None:
     """Gradients of accumulated batches are all-reduced only when an update is due."""
     for kernels in ("off", "require"):
         job = lab.run(lab.flags(f"kernels-{kernels}", epochs=2, **{"kernels": kernels, "sync-bn": True}), 2)
@@ -105,7 +105,7 @@ def test_ranks_train_without_plugin(lab: JobLab) -> None:
     np.testing.assert_allclose(rows(stock), rows(plugin), rtol=2e-4, atol=2e-5)
 
 
-def test_resume_across_numbers_of_ranks(lab: JobLab) -> None:
+def test_resume_across_numbers_of_ranks(lab: JobRunner) -> None:
     """A run on two, then four, then one rank ends like a run on one rank."""
 
     def through(name: str, *ranks: int) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from graph_train.engine.schedule import Schedule
 from graph_train.host.failures import RANK_LOST
 from graph_train.runs.checkpoint import load_checkpoint
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 from tests.distributed.test_training import rows
 from tests.graph_train.lab import write_data_set
 
@@ -62,14 +62,14 @@ def hosts() -> Iterator[None]:
             ip("netns", "delete", host)
 
 
-def test_two_hosts_match_single_process(lab: JobLab, hosts: None) -> None:
+def test_two_hosts_match_single_process(lab: JobRunner, hosts: None) -> None:
     lab.run(lab.flags("one", epochs=EPOCHS), 1)
     job = lab.run(lab.flags("two", epochs=EPOCHS, **{"sync-bn": True}), 2, **TWO_HOSTS)
     np.testing.assert_allclose(rows(lab.root / "runs" / "two"), rows(lab.root / "runs" / "one"), rtol=2e-4, atol=2e-5)
     assert re.search(r"All 2 ranks hold the same weights: [0-9a-f]{32}", job.text(0))
 
 
-def test_reports_local_rank_counted_over_all_hosts(lab: JobLab, hosts: None) -> None:
+def test_reports_local_rank_counted_over_all_hosts(lab: JobRunner, hosts: None) -> None:
     job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
     assert 0 not in job.codes(120)
     assert "LOCAL_RANK must count from 0 on each host" in job.text(0) + job.text(1)
@@ -84,7 +84,7 @@ def bytes_sent(rank: int) -> int:
     return int(columns[9])
 
 
-def bytes_sent_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
+def bytes_sent_between(lab: JobRunner, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
     """Return the bytes that each host sends between two epochs, and the size of the gradients in bytes.
 
     It is the difference between two runs, so that traffic at start and end cancels out.
@@ -101,7 +101,7 @@ def bytes_sent_between(lab: JobLab, epochs: tuple[int, int], **changed: Any) -> 
     return [after - earlier for earlier, after in zip(*sent, strict=True)], 4 * int(found.group(1).replace(",", ""))
 
 
-def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
+def test_each_step_transfers_gradients_once(lab: JobRunner, hosts: None) -> None:
     """A batch of nominal size, here all eight images, is an update."""
     sent, gradients = bytes_sent_between(lab, (1, 11), **{"batch-size": 64})
     for rank in range(2):
@@ -109,7 +109,7 @@ def test_each_step_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
         assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -> None:
+def test_accumulated_update_transfers_gradients_once(lab: JobRunner, hosts: None) -> None:
     """Batches of 4 images are accumulated to 64, so the fifth epoch has 32 batches and two updates."""
     batches = 32
     schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
@@ -123,7 +123,7 @@ def test_accumulated_update_transfers_gradients_once(lab: JobLab, hosts: None) -
         assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobLab, hosts: None) -> None:
+def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobRunner, hosts: None) -> None:
     folder = lab.root / "runs" / "pulled"
     flags = lab.flags("pulled", epochs=5000, noval=True)
     job = lab.start(flags, 2, **TWO_HOSTS)

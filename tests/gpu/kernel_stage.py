@@ -90,7 +90,7 @@ def _answers(
     started = time.monotonic()
     first = _next(lines, budget)
     if not first:
-        yield Line("kernels", "GPU", "FAIL", time.monotonic() - started, _how_it_ended(process, errors))
+        yield Line("kernels", "GPU", "FAIL", time.monotonic() - started, _exit_description(process, errors))
         return
     gpu = json.loads(first)
     yield Line("kernels", "GPU", "PASS", time.monotonic() - started, f"{gpu['gpu']}, driver for CUDA {gpu['driver']}")
@@ -104,7 +104,7 @@ def _answers(
             return
         else:
             name = pending.pop(0)
-            yield Line("kernels", name, "FAIL", time.monotonic() - started, _how_it_ended(process, errors))
+            yield Line("kernels", name, "FAIL", time.monotonic() - started, _exit_description(process, errors))
             return
 
 
@@ -130,7 +130,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def _how_it_ended(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+def _exit_description(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     code = _exit_code(process)
     if code is None:
         return f"no end after {CASE_SECONDS:.0f} s, or when the time of the stage was used up"

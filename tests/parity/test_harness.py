@@ -72,7 +72,7 @@ def test_a_part_without_comparisons_fails() -> None:
     assert [row.name for row in report.failures()] == ["widths: nothing to compare in the file"]
 
 
-def test_arrays_that_nobody_asked_for_are_named(tmp_path: Path) -> None:
+def test_unexpected_arrays_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=1, b=2, b_float64=2.0, c_seed=3)
     report = Report()
     vectors = report.open(tmp_path / "x.npz")
@@ -80,7 +80,7 @@ def test_arrays_that_nobody_asked_for_are_named(tmp_path: Path) -> None:
     assert report.not_compared(("*_float64", "*_seed")) == ["b"]
 
 
-def test_a_missing_array_is_named(tmp_path: Path) -> None:
+def test_missing_array_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=1)
     with pytest.raises(VectorError, match=r"^array b is missing$"):
         VectorFile(tmp_path / "x.npz")["b"]
@@ -106,7 +106,7 @@ def test_damaged_files(small_vectors: Path, tmp_path: Path, damage: str) -> None
         dict(VectorFile(path))
 
 
-def test_float32_that_is_not_finite_gives_way_to_float64() -> None:
+def test_nonfinite_float32_vector_is_replaced_by_float64() -> None:
     """0 / 0 for two equal boxes is the reference's rounding; where double precision is not finite either, NaN stays."""
     single, double = np.array([np.nan, 0.5, np.nan], np.float32), np.array([1.0, 0.7, np.nan])
     np.testing.assert_array_equal(recorded({"x": single, "x_float64": double}, "x"), np.array([1.0, 0.5, np.nan]))

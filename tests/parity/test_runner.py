@@ -30,7 +30,7 @@ def test_wrong_value_is_detected(goldens: Path, tmp_path: Path) -> None:
     assert "FAIL" in done.stdout
 
 
-def test_what_cannot_be_checked_is_no_pass(small_vectors: Path, tmp_path: Path) -> None:
+def test_uncheckable_file_does_not_pass(small_vectors: Path, tmp_path: Path) -> None:
     """Each file is said to fail with the reason: an unknown name, a missing array, a damaged file, a lone run."""
     vectors = dict(np.load(small_vectors / "loss_nl2.npz"))
     np.savez(tmp_path / "losses_nl2.npz", **vectors)

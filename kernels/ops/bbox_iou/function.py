@@ -54,8 +54,8 @@ def bbox_iou_reference(
     if kind == "iou":
         return iou
 
-    left1, top1, right1, bottom1 = (_third_use(side) for side in (left1, top1, right1, bottom1))
-    left2, top2, right2, bottom2 = (_third_use(side) for side in (left2, top2, right2, bottom2))
+    left1, top1, right1, bottom1 = (_copy_for_third_use(side) for side in (left1, top1, right1, bottom1))
+    left2, top2, right2, bottom2 = (_copy_for_third_use(side) for side in (left2, top2, right2, bottom2))
     hull_width = flow.maximum(right1, right2) - flow.minimum(left1, left2)
     hull_height = flow.maximum(bottom1, bottom2) - flow.minimum(top1, top2)
     if kind == "giou":
@@ -163,12 +163,12 @@ def _sides(boxes: Tensor, xywh: bool, eps: float) -> tuple[Tensor, Tensor, Tenso
         second - half_height,
         first + half_width,
         second + half_height,
-        _third_use(third),
-        _third_use(fourth),
+        _copy_for_third_use(third),
+        _copy_for_third_use(fourth),
     )
 
 
-def _third_use(tensor: Tensor) -> Tensor:
+def _copy_for_third_use(tensor: Tensor) -> Tensor:
     """Copy a tensor that already has two uses.
 
     Graphs and eager mode sum three or more gradients in different orders (the graph compiler merges chains of

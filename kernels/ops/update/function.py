@@ -238,7 +238,7 @@ class _Scalars:
 
 
 @dataclass(frozen=True)
-class _Flat:
+class _RuleInputs:
     """The inputs of an update rule, each (n,)."""
 
     parameter: Tensor
@@ -273,7 +273,7 @@ def update_parameters_reference(
     asked = scalars[HyperIndex.UPDATE] > 0
     updates = flow.logical_and(asked, flow.isfinite(norm))
 
-    old = _Flat(
+    old = _RuleInputs(
         flattened(state.parameters),
         state.first_moment,
         state.second_moment,
@@ -300,7 +300,7 @@ def _norm(gradient: Tensor) -> Tensor:
     return flow.sqrt(flow.square(gradient.to(flow.float64)).sum()).to(flow.float32).reshape(1)
 
 
-def _sgd(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+def _sgd(old: _RuleInputs, gradient: Tensor, scalars: _Scalars) -> _NewValues:
     direction = gradient + old.parameter * old.weight_decay
     momentum = scalars[HyperIndex.BETA1]
     velocity = old.first_moment * momentum + direction
@@ -308,16 +308,16 @@ def _sgd(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
     return _NewValues(old.parameter - step * old.learning_rate, velocity, None)
 
 
-def _adam(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+def _adam(old: _RuleInputs, gradient: Tensor, scalars: _Scalars) -> _NewValues:
     return _adam_step(old, old.parameter, gradient + old.parameter * old.weight_decay, scalars)
 
 
-def _adamw(old: _Flat, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+def _adamw(old: _RuleInputs, gradient: Tensor, scalars: _Scalars) -> _NewValues:
     kept = 1 - old.learning_rate * old.weight_decay
     return _adam_step(old, old.parameter * kept, gradient, scalars)
 
 
-def _adam_step(old: _Flat, parameter: Tensor, gradient: Tensor, scalars: _Scalars) -> _NewValues:
+def _adam_step(old: _RuleInputs, parameter: Tensor, gradient: Tensor, scalars: _Scalars) -> _NewValues:
     mean = old.first_moment * scalars[HyperIndex.BETA1] + gradient * scalars[HyperIndex.ONE_MINUS_BETA1]
     square = old.second_moment * scalars[HyperIndex.BETA2] + gradient * gradient * scalars[HyperIndex.ONE_MINUS_BETA2]
     step_size = old.learning_rate / scalars[HyperIndex.BIAS_CORRECTION1]
@@ -325,7 +325,7 @@ def _adam_step(old: _Flat, parameter: Tensor, gradient: Tensor, scalars: _Scalar
     return _NewValues(parameter - mean / denominator * step_size, mean, square)
 
 
-_RULES: Mapping[UpdateRule, Callable[[_Flat, Tensor, _Scalars], _NewValues]] = {
+_RULES: Mapping[UpdateRule, Callable[[_RuleInputs, Tensor, _Scalars], _NewValues]] = {
     "sgd": _sgd,
     "adam": _adam,
     "adamw": _adamw,

@@ -161,7 +161,7 @@ def test_names_that_no_data_set_may_have_are_rejected(
     assert capsys.readouterr().err == f"graph-check: --names {name!r}: must be a printable class name\n"
 
 
-def test_full_disk_is_said_of_the_output(
+def test_full_disk_error_names_output(
     voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(source: str, _: str) -> None:
@@ -175,7 +175,7 @@ def test_full_disk_is_said_of_the_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VOC2007"]
 
 
-def test_files_that_are_no_images_by_name_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_image_extension_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_coco(tmp_path / "train")
     file.write_text(file.read_text().replace("b.jpg", file.name))
     assert main(["convert", "--train", str(file), "--val", str(file), "--output", str(tmp_path / "yolo")]) == 1

@@ -81,7 +81,7 @@ def test_writes_all_outputs(data_set: Path, weights: Path, tmp_path: Path, capsy
     assert (tmp_path / "exp/PR_curve.png").exists()
 
 
-def test_coco_results_are_saved_without_being_asked(
+def test_coco_results_are_saved_by_default(
     data_set: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "coco").mkdir()

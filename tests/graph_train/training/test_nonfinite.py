@@ -19,7 +19,7 @@ from kernels.plugin import load_plugin
 from kernels.runtime import flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
-from tests.distributed.jobs import JobLab
+from tests.distributed.jobs import JobRunner
 from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 
@@ -99,7 +99,7 @@ def test_first_nonfinite_tensor_in_bfloat16() -> None:
 
 @pytest.mark.distributed
 def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
-    lab = JobLab(tmp_path)
+    lab = JobRunner(tmp_path)
     try:
         job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
     finally:

@@ -11,7 +11,7 @@ from tests.pipelines.data_sets import add_image
 
 
 @pytest.fixture
-def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be a user without home folder, as in a container started with `--user 12345`."""
 
     def unknown(_: int) -> None:
@@ -22,7 +22,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwuid", unknown)
 
 
-@pytest.mark.usefixtures("homeless")
+@pytest.mark.usefixtures("without_home_folder")
 def test_user_without_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="has no home folder for the cache: set XDG_CACHE_HOME"):
         user_cache_folder()
@@ -30,7 +30,7 @@ def test_user_without_home_folder_is_told_what_to_set(monkeypatch: pytest.Monkey
     assert user_cache_folder() == tmp_path / "graph-train"
 
 
-@pytest.mark.usefixtures("homeless")
+@pytest.mark.usefixtures("without_home_folder")
 def test_index_without_cache_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add_image(tmp_path, "a.jpg", "0 .5 .5 .1 .1")
     with caplog.at_level("WARNING", "graph_train"):

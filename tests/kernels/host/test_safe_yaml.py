@@ -31,13 +31,13 @@ def test_aliases_are_resolved(tmp_path: Path) -> None:
     assert load_yaml(write(tmp_path, "a: &x [1]\nb: *x\n")).data == {"a": [1], "b": [1]}
 
 
-def laughs(levels: int) -> str:
+def billion_laughs(levels: int) -> str:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
     return "\n".join(rows)
 
 
-def stairs(steps: int, each: int) -> str:
+def nested_aliases(steps: int, each: int) -> str:
     """Return lists nested `each` deep that refer to the line above: deep nesting through aliases only."""
     rows = [f"- &a{n} {'[' * each}{f'*a{n - 1}' if n else 'x'}{']' * each}" for n in range(steps)]
     return "a:\n" + "\n".join(rows)
@@ -46,19 +46,19 @@ def stairs(steps: int, each: int) -> str:
 def test_nesting_through_aliases_counts_fully(tmp_path: Path) -> None:
     # The top level, the list under `a`, two steps of as many lists each, the innermost value.
     assert MAX_DEPTH == 2 + 2 * 18 + 2
-    innermost = load_yaml(write(tmp_path, stairs(2, 18))).data["a"][1]
+    innermost = load_yaml(write(tmp_path, nested_aliases(2, 18))).data["a"][1]
     for _ in range(36):
         (innermost,) = innermost
     assert innermost == "x"
     with pytest.raises(ValueError, match="nested deeper than 40 levels after expanding aliases"):
-        load_yaml(write(tmp_path, stairs(2, 19)))
+        load_yaml(write(tmp_path, nested_aliases(2, 19)))
 
 
 @pytest.mark.parametrize(
     ("content", "place", "reason"),
     [
-        (laughs(9), ":5:5", "more than 100000 values"),
-        (stairs(60, 36), ":3:39", "nested deeper than 40 levels after expanding aliases"),
+        (billion_laughs(9), ":5:5", "more than 100000 values"),
+        (nested_aliases(60, 36), ":3:39", "nested deeper than 40 levels after expanding aliases"),
         ("a: &a [*a]", ":1:4", "contains itself"),
         ("a: 1\nb: 2\na: 3", ":3:1", "key 'a' is already defined in line 1"),
         ("{1: a, 01: b}", ":1:8", "is already defined"),

@@ -55,7 +55,7 @@ def test_categories_have_printable_names(tmp_path: Path, name: str) -> None:
         read(document(categories=[{"id": 3, "name": "cat"}, {"id": 1, "name": name}]), tmp_path)
 
 
-def test_booleans_are_no_numbers(tmp_path: Path) -> None:
+def test_booleans_are_not_numbers(tmp_path: Path) -> None:
     images = [{"id": 7, "file_name": "a.png", "width": True, "height": 200}]
     found = read(document(images=images), tmp_path)
     assert "width True and height 200 must be positive integers" in found.problems[0].text

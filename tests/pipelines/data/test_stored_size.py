@@ -57,7 +57,7 @@ def test_no_image_has_no_size(content: bytes) -> None:
     assert stored_size(content) is None
 
 
-def test_cut_headers_do_not_raise() -> None:
+def test_truncated_headers_do_not_raise() -> None:
     for kind in ("JPEG", "PNG", "BMP", "WEBP"):
         content = encoded(kind)
         for length in range(700):

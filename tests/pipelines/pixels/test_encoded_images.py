@@ -91,7 +91,7 @@ def test_image_changed_in_place_to_claim_gigapixels(index: ImageIndex, number: i
         ImageBytes(index)[number]
 
 
-def test_turned_images_are_not_taken_for_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotated_images_do_not_count_as_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slow inspection of a header is for images that have changed."""
     monkeypatch.setattr(encoded_images, "upright_size", lambda _: pytest.fail("inspected"))
     exif = Image.Exif()
