@@ -7,7 +7,7 @@ from tests.distributed.jobs import JobRunner
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobRunner]:
     made = JobRunner(Path(tmp_path_factory.mktemp("jobs")))
     yield made
     made.close()

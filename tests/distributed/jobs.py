@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from benchmarks.harness.training_command import as_flags
-from tests.graph_train.lab import write_data_set
 from tests.graph_train.tiny import TINY
+from tests.graph_train.training_runner import write_data_set
 
 WAIT_SECONDS = 400.0
 

@@ -16,21 +16,21 @@ LAST = 26
 """Number of batches: twelve of warm-up, then four per update; see `tests.graph_train.tiny.tiny_schedule`."""
 
 
-def run(lab: JobRunner, name: str, ranks: int, *, kind: str = "graph", start: Path | None = None) -> Path:
-    folder = lab.root / name
+def run(runner: JobRunner, name: str, ranks: int, *, kind: str = "graph", start: Path | None = None) -> Path:
+    folder = runner.root / name
     words = [str(folder), kind, str(start) if start else "-", str(LAST)]
-    lab.run(words, ranks, module="tests.distributed.accumulation_job")
+    runner.run(words, ranks, module="tests.distributed.accumulation_job")
     return folder
 
 
 @pytest.fixture(scope="module")
-def one_rank(lab: JobRunner) -> Path:
-    return run(lab, "alone", 1)
+def one_rank(runner: JobRunner) -> Path:
+    return run(runner, "alone", 1)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(lab: JobRunner) -> Path:
-    return run(lab, "two", 2)
+def two_ranks(runner: JobRunner) -> Path:
+    return run(runner, "two", 2)
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -66,15 +66,15 @@ def test_accumulated_updates_match_single_rank(one_rank: Path, two_ranks: Path) 
 
 
 @pytest.mark.parametrize("kind", ["eager", "stock-graph"])
-def test_execution_variants_agree(lab: JobRunner, two_ranks: Path, kind: str) -> None:
+def test_execution_variants_agree(runner: JobRunner, two_ranks: Path, kind: str) -> None:
     """Without our kernels the update is composed of OneFlow ops, as on a GPU without the plugin."""
-    other = run(lab, kind, 2, kind=kind)
+    other = run(runner, kind, 2, kind=kind)
     assert_same_steps(other, two_ranks)
     assert_close(other / "end", two_ranks / "end")
 
 
-def test_pipelined_steps_match_bitwise(lab: JobRunner, two_ranks: Path) -> None:
-    ahead = run(lab, "ahead", 2, kind="ahead-graph")
+def test_pipelined_steps_match_bitwise(runner: JobRunner, two_ranks: Path) -> None:
+    ahead = run(runner, "ahead", 2, kind="ahead-graph")
     assert (ahead / "results.json").read_text() == (two_ranks / "results.json").read_text()
     for state in ("cut", "end"):
         ours, theirs = arrays(ahead / state), arrays(two_ranks / state)
@@ -87,22 +87,22 @@ def test_mid_accumulation_state_is_independent_of_ranks(one_rank: Path, two_rank
     assert_close(two_ranks / "cut", one_rank / "cut")
 
 
-def test_resume_with_same_ranks_matches_bitwise(lab: JobRunner, two_ranks: Path) -> None:
-    resumed = run(lab, "resumed-by-two", 2, start=two_ranks / "cut")
+def test_resume_with_same_ranks_matches_bitwise(runner: JobRunner, two_ranks: Path) -> None:
+    resumed = run(runner, "resumed-by-two", 2, start=two_ranks / "cut")
     ours, theirs = arrays(resumed / "end"), arrays(two_ranks / "end")
     assert [name for name, value in theirs.items() if not np.array_equal(ours[name], value)] == []
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_resume_with_other_number_of_ranks(lab: JobRunner, two_ranks: Path, ranks: int) -> None:
-    resumed = run(lab, f"resumed-by-{ranks}", ranks, start=two_ranks / "cut")
+def test_resume_with_other_number_of_ranks(runner: JobRunner, two_ranks: Path, ranks: int) -> None:
+    resumed = run(runner, f"resumed-by-{ranks}", ranks, start=two_ranks / "cut")
     assert_same_steps(resumed, two_ranks)
     assert_close(resumed / "end", two_ranks / "end")
 
 
-def test_no_oneflow_kernel_runs_on_cuda(lab: JobRunner) -> None:
+def test_no_oneflow_kernel_runs_on_cuda(runner: JobRunner) -> None:
     """Accumulation, all-reduces and saves run only plugin kernels, copies and transfers."""
-    folder = run(lab, "cuda", 2, kind="cuda-graph")
+    folder = run(runner, "cuda", 2, kind="cuda-graph")
     for rank in range(2):
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}
         assert ("graph_train_update_sgd", "plugin") in executed

@@ -30,9 +30,9 @@ def transfers(model: str, variant: str) -> dict[str, int]:
     return {ALL_REDUCE: 1 + sums, ALL_GATHER: 1, **in_one_graph}
 
 
-def check(lab: JobRunner, model: str, kind: str, variants: tuple[str, ...]) -> None:
-    out = lab.root / f"{Path(model).stem}-{kind}.json"
-    lab.run([str(out), model, kind, *variants], 2, module="tests.distributed.traced_step_job", seconds=SECONDS)
+def check(runner: JobRunner, model: str, kind: str, variants: tuple[str, ...]) -> None:
+    out = runner.root / f"{Path(model).stem}-{kind}.json"
+    runner.run([str(out), model, kind, *variants], 2, module="tests.distributed.traced_step_job", seconds=SECONDS)
     traced = json.loads(out.read_text(encoding="utf-8"))
     assert tuple(traced["steps"]) == variants
     for variant, step in traced["steps"].items():
@@ -42,18 +42,18 @@ def check(lab: JobRunner, model: str, kind: str, variants: tuple[str, ...]) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_op_of_two_rank_step_has_cuda_kernel(lab: JobRunner, kind: str) -> None:
-    check(lab, "yolov5n", kind, tuple(VARIANTS))
+def test_every_op_of_two_rank_step_has_cuda_kernel(runner: JobRunner, kind: str) -> None:
+    check(runner, "yolov5n", kind, tuple(VARIANTS))
 
 
-def test_every_block_on_two_ranks_has_cuda_kernels(lab: JobRunner) -> None:
-    path = lab.root / "every_block.yaml"
+def test_every_block_on_two_ranks_has_cuda_kernels(runner: JobRunner) -> None:
+    path = runner.root / "every_block.yaml"
     path.write_text(yaml.safe_dump(EVERY_BLOCK))
-    check(lab, str(path), "BFLOAT16", ("plain", "accumulates"))
+    check(runner, str(path), "BFLOAT16", ("plain", "accumulates"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["yolov5s", "yolov5m", "yolov5n6"])
-def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(lab: JobRunner, model: str, kind: str) -> None:
-    check(lab, model, kind, ("plain", "sync-bn"))
+def test_every_op_of_larger_two_rank_steps_has_cuda_kernel(runner: JobRunner, model: str, kind: str) -> None:
+    check(runner, model, kind, ("plain", "sync-bn"))

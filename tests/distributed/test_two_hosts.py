@@ -16,7 +16,7 @@ from graph_train.host.failures import RANK_LOST
 from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobRunner
 from tests.distributed.test_training import rows
-from tests.graph_train.lab import write_data_set
+from tests.graph_train.training_runner import write_data_set
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 HOSTS = (f"gt{os.getpid()}a", f"gt{os.getpid()}b")
@@ -62,15 +62,17 @@ def hosts() -> Iterator[None]:
             ip("netns", "delete", host)
 
 
-def test_two_hosts_match_single_process(lab: JobRunner, hosts: None) -> None:
-    lab.run(lab.flags("one", epochs=EPOCHS), 1)
-    job = lab.run(lab.flags("two", epochs=EPOCHS, **{"sync-bn": True}), 2, **TWO_HOSTS)
-    np.testing.assert_allclose(rows(lab.root / "runs" / "two"), rows(lab.root / "runs" / "one"), rtol=2e-4, atol=2e-5)
+def test_two_hosts_match_single_process(runner: JobRunner, hosts: None) -> None:
+    runner.run(runner.flags("one", epochs=EPOCHS), 1)
+    job = runner.run(runner.flags("two", epochs=EPOCHS, **{"sync-bn": True}), 2, **TWO_HOSTS)
+    np.testing.assert_allclose(
+        rows(runner.root / "runs" / "two"), rows(runner.root / "runs" / "one"), rtol=2e-4, atol=2e-5
+    )
     assert re.search(r"All 2 ranks hold the same weights: [0-9a-f]{32}", job.text(0))
 
 
-def test_reports_local_rank_counted_over_all_hosts(lab: JobRunner, hosts: None) -> None:
-    job = lab.start(lab.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
+def test_reports_local_rank_counted_over_all_hosts(runner: JobRunner, hosts: None) -> None:
+    job = runner.start(runner.flags("miscounted"), 2, **{**TWO_HOSTS, "ranks_per_host": 2})
     assert 0 not in job.codes(120)
     assert "LOCAL_RANK must count from 0 on each host" in job.text(0) + job.text(1)
 
@@ -84,7 +86,7 @@ def bytes_sent(rank: int) -> int:
     return int(columns[9])
 
 
-def bytes_sent_between(lab: JobRunner, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
+def bytes_sent_between(runner: JobRunner, epochs: tuple[int, int], **changed: Any) -> tuple[list[int], int]:
     """Return the bytes that each host sends between two epochs, and the size of the gradients in bytes.
 
     It is the difference between two runs, so that traffic at start and end cancels out.
@@ -92,41 +94,41 @@ def bytes_sent_between(lab: JobRunner, epochs: tuple[int, int], **changed: Any) 
     sent = []
     for last in epochs:
         before = bytes_sent(0), bytes_sent(1)
-        name = f"bytes{len(lab.jobs)}"
+        name = f"bytes{len(runner.jobs)}"
         flags = {"epochs": last, "noval": True, "cfg": "yolov5n.yaml", "noautoanchor": True, **changed}
-        lab.run(lab.flags(name, **flags), 2, **TWO_HOSTS)
+        runner.run(runner.flags(name, **flags), 2, **TWO_HOSTS)
         sent.append((bytes_sent(0) - before[0], bytes_sent(1) - before[1]))
-    found = re.search(r"([\d,]+) parameters, ", (lab.root / "runs" / name / "train.log").read_text())
+    found = re.search(r"([\d,]+) parameters, ", (runner.root / "runs" / name / "train.log").read_text())
     assert found is not None
     return [after - earlier for earlier, after in zip(*sent, strict=True)], 4 * int(found.group(1).replace(",", ""))
 
 
-def test_each_step_transfers_gradients_once(lab: JobRunner, hosts: None) -> None:
+def test_each_step_transfers_gradients_once(runner: JobRunner, hosts: None) -> None:
     """A batch of nominal size, here all eight images, is an update."""
-    sent, gradients = bytes_sent_between(lab, (1, 11), **{"batch-size": 64})
+    sent, gradients = bytes_sent_between(runner, (1, 11), **{"batch-size": 64})
     for rank in range(2):
         # In a ring of two ranks, each sends half of the gradients twice, that is, as many bytes as the gradients have.
         assert gradients < sent[rank] / 10 < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_accumulated_update_transfers_gradients_once(lab: JobRunner, hosts: None) -> None:
+def test_accumulated_update_transfers_gradients_once(runner: JobRunner, hosts: None) -> None:
     """Batches of 4 images are accumulated to 64, so the fifth epoch has 32 batches and two updates."""
     batches = 32
     schedule = Schedule(epochs=5, batches_per_epoch=batches, batch_size=4, warmup=100)
     updates = sum(schedule.at(iteration, 4).update for iteration in range(4 * batches, 5 * batches))
     assert (schedule.accumulate(4 * batches), updates) == (16, 2)
-    data = write_data_set(lab.root / "large", train_images=4 * batches)
-    sent, gradients = bytes_sent_between(lab, (4, 5), data=data)
+    data = write_data_set(runner.root / "large", train_images=4 * batches)
+    sent, gradients = bytes_sent_between(runner, (4, 5), data=data)
     # The checkpoint at the end of an epoch includes gradients accumulated since the last update.
     sums = updates + 1
     for rank in range(2):
         assert gradients < sent[rank] / sums < 1.1 * gradients, (rank, sent, gradients)
 
 
-def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobRunner, hosts: None) -> None:
-    folder = lab.root / "runs" / "pulled"
-    flags = lab.flags("pulled", epochs=5000, noval=True)
-    job = lab.start(flags, 2, **TWO_HOSTS)
+def test_network_loss_ends_job_and_keeps_checkpoints(runner: JobRunner, hosts: None) -> None:
+    folder = runner.root / "runs" / "pulled"
+    flags = runner.flags("pulled", epochs=5000, noval=True)
+    job = runner.start(flags, 2, **TWO_HOSTS)
     job.wait_for(r" 3/4999")
     set_link("down", 1)
     pulled = time.monotonic()
@@ -139,5 +141,5 @@ def test_network_loss_ends_job_and_keeps_checkpoints(lab: JobRunner, hosts: None
     assert re.search(r"rank 1 \(.*sent no heartbeat", job.text(0)), job.text(0)
     done = load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"]
     assert done >= 3
-    lab.run(["--resume", str(folder), "--epochs", str(done + 2)], 1)
+    runner.run(["--resume", str(folder), "--epochs", str(done + 2)], 1)
     assert load_checkpoint(folder / "weights" / "last.safetensors").header["cursor"]["epoch"] == done + 2

@@ -28,7 +28,7 @@ from graph_train.training.setup import Setup
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.shard import Shard
 from tests.distributed.jobs import free_port
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 from tests.pipelines.rendered import rendered_index
 
 JOB = Path(__file__).with_name("run_of_a_gpu_job.py")
@@ -40,7 +40,7 @@ batch_memory: Any = importlib.import_module(next(name for name in _BATCH_MEMORY 
 
 def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
     """How the step of a run for GPUs is compiled; see `run_of_a_gpu_job`."""
-    settings = Lab(folder).flags(graph=True, kernels="require", device="0", **flags)
+    settings = TrainingRunner(folder).flags(graph=True, kernels="require", device="0", **flags)
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in settings.items()})
     shared = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     launcher = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Return a lab in its own folder for each test module."""
-    return Lab(tmp_path_factory.mktemp("lab"))
+def runner(tmp_path_factory: pytest.TempPathFactory) -> TrainingRunner:
+    """Return a runner in its own folder for each test module."""
+    return TrainingRunner(tmp_path_factory.mktemp("runner"))

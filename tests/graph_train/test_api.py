@@ -10,7 +10,7 @@ import pytest
 import graph_train
 from graph_train.hooks.callbacks import HOOKS, Callbacks
 from graph_train.training.trainer import TrainResult
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -38,15 +38,15 @@ def test_unknown_setting_suggests_nearest() -> None:
         graph_train.export(weights="a.pt", op_set=12)
 
 
-def test_train_then_validate_gives_same_metrics(lab: Lab, tmp_path: Path) -> None:
-    result = graph_train.train(**lab.flags(**lab.finding(project=tmp_path, epochs=2, kernels="auto")))
+def test_train_then_validate_gives_same_metrics(runner: TrainingRunner, tmp_path: Path) -> None:
+    result = graph_train.train(**runner.flags(**runner.finding(project=tmp_path, epochs=2, kernels="auto")))
     assert isinstance(result, TrainResult)
     assert result.validation is not None
     assert result.folder == tmp_path / "exp"
     assert result.epochs == 2
     measured = graph_train.validate(
         weights=result.best,
-        data=str(lab.data),
+        data=str(runner.data),
         imgsz=64,
         batch_size=8,
         project=str(tmp_path / "val"),
@@ -59,7 +59,7 @@ def test_train_then_validate_gives_same_metrics(lab: Lab, tmp_path: Path) -> Non
     assert result.results[:4] == result.validation.means
 
 
-def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
+def test_hooks_run_in_yolov5_order(runner: TrainingRunner, tmp_path: Path) -> None:
     callbacks = Callbacks()
     recorded: list[str] = []
     details: dict[str, tuple[Any, ...]] = {}
@@ -73,7 +73,7 @@ def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
 
     for hook in HOOKS:
         recorder_for(hook)
-    graph_train.train(callbacks=callbacks, **lab.flags(**lab.finding(project=tmp_path)))
+    graph_train.train(callbacks=callbacks, **runner.flags(**runner.finding(project=tmp_path)))
     validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
     update = ["optimizer_step", "on_before_zero_grad"]
     start = ["on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start"]
@@ -99,20 +99,20 @@ def test_hooks_run_in_yolov5_order(lab: Lab, tmp_path: Path) -> None:
     assert in_batch.shape == in_file.shape
 
 
-def test_callbacks_of_another_kind_are_refused(lab: Lab, tmp_path: Path) -> None:
+def test_callbacks_of_another_kind_are_refused(runner: TrainingRunner, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"callbacks=5: must be a graph_train.hooks.callbacks.Callbacks"):
-        graph_train.train(callbacks=5, **lab.flags(project=tmp_path))  # type: ignore[arg-type]
+        graph_train.train(callbacks=5, **runner.flags(project=tmp_path))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
-def test_failing_callback_does_not_end_training(lab: Lab, tmp_path: Path) -> None:
+def test_failing_callback_does_not_end_training(runner: TrainingRunner, tmp_path: Path) -> None:
     callbacks = Callbacks()
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no connection")
 
     callbacks.register_action("on_train_batch_end", "remote", fail)
-    result = graph_train.train(callbacks=callbacks, **lab.flags(project=tmp_path))
+    result = graph_train.train(callbacks=callbacks, **runner.flags(project=tmp_path))
     assert isinstance(result, TrainResult)
     assert callbacks.failed == ["remote"]
     assert result.epochs == 1

@@ -10,12 +10,12 @@ import pytest
 
 from benchmarks.resilience.run_check import damaged_files, differences, known_states, newest_state, state_of
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Lab(tmp_path_factory.mktemp("lab")).train(epochs=2, noplots=False, save_period=1).folder
+    return TrainingRunner(tmp_path_factory.mktemp("runner")).train(epochs=2, noplots=False, save_period=1).folder
 
 
 @pytest.fixture

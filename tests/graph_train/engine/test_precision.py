@@ -14,8 +14,8 @@ from kernels.framework.activation_type import ActivationType
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.layout import Layout
-from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import random_batch, tiny_network
+from tests.graph_train.training_runner import TrainingRunner
 
 FLOAT32, BFLOAT16, FLOAT16 = ActivationType
 
@@ -106,18 +106,20 @@ def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.Monk
 
     other, (images, _) = Inference(tiny_network(seed=4), graph=False), random_batch(0, side=64, labels=3)
     before = np.array(other(images, np.zeros((0, 6), np.float32))[0])
-    lab = Lab(tmp_path)
+    runner = TrainingRunner(tmp_path)
     monkeypatch.setattr(precision, "multiplies_bfloat16_faster", lambda: True)
     monkeypatch.setattr(Layout, "fastest_for", record)
-    run = lab.train(amp=True, kernels="auto")
+    run = runner.train(amp=True, kernels="auto")
     assert "activations bfloat16" in run.log
     assert BFLOAT16 in computed
     np.testing.assert_array_equal(other(images, np.zeros((0, 6), np.float32))[0], before)
 
     weights, common = run.folder / "weights" / "best.safetensors", {"project": str(tmp_path / "later"), "graph": False}
-    measured = {"data": str(lab.data), "imgsz": 64, "noplots": True}
+    measured = {"data": str(runner.data), "imgsz": 64, "noplots": True}
     assert within(validate, weights=weights, **measured, **common) == {FLOAT32}
-    assert within(predict, weights=weights, source=lab.data.parent / "images" / "val", imgsz=64, **common) == {FLOAT32}
+    assert within(predict, weights=weights, source=runner.data.parent / "images" / "val", imgsz=64, **common) == {
+        FLOAT32
+    }
     # The export compares its file with our own forward pass, and rejects a difference that bfloat16 would make.
     assert within(export, weights=weights, include="onnx", output=tmp_path / "w.onnx", imgsz=64, graph=False) == {
         FLOAT32

@@ -8,7 +8,7 @@ import pytest
 
 from graph_train.evolution.bucket import Bucket
 from graph_train.settings.train_options import options_from_flags
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 _CLIENT = """#!/bin/bash
 arguments=("${@//gs:\\/\\//$CLOUD/}")
@@ -59,11 +59,11 @@ def test_bucket_failure_is_reported_and_not_fatal(
 
 def test_evolution_resumes_on_another_machine(cloud: Path, tmp_path: Path) -> None:
     assert options_from_flags(bucket="mine", evolve=2).run.bucket == "mine"
-    lab = Lab(tmp_path)
-    first = lab.train(evolve=1, bucket="mine", name="here")
+    runner = TrainingRunner(tmp_path)
+    first = runner.train(evolve=1, bucket="mine", name="here")
     assert (cloud / "evolve.csv").read_bytes() == (first.folder / "evolve.csv").read_bytes()
     assert (cloud / "hyp_evolve.yaml").exists()
-    second = lab.train(evolve=2, bucket="mine", name="there")
+    second = runner.train(evolve=2, bucket="mine", name="there")
     assert "continuing with gs://mine/evolve.csv" in second.log
     rows = (cloud / "evolve.csv").read_text().splitlines()
     assert len(rows) == 3

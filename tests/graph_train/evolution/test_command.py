@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 
 @pytest.mark.slow
 def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
     """After SIGKILL its training process ends, too, and the same command resumes."""
-    lab = Lab(tmp_path)
+    runner = TrainingRunner(tmp_path)
 
     def command(name: str) -> list[str]:
-        flags = {**lab.flags(evolve=4, seed=5), "project": lab.root / "killed", "name": name}
+        flags = {**runner.flags(evolve=4, seed=5), "project": runner.root / "killed", "name": name}
         switches = {"graph": "--eager", "noplots": "--noplots"}
         values = [item for key, value in flags.items() if key not in switches for item in (f"--{key}", str(value))]
         return [sys.executable, "-m", "graph_train", *values, *switches.values(), "--exist-ok"]
 
     subprocess.run(command("whole"), check=True, capture_output=True, timeout=500)
     process = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    whole, cut = lab.root / "killed" / "whole", lab.root / "killed" / "cut"
+    whole, cut = runner.root / "killed" / "whole", runner.root / "killed" / "cut"
     while not (cut / "evolve.csv").exists() or len((cut / "evolve.csv").read_text().splitlines()) < 3:
         time.sleep(0.2)
         assert process.poll() is None

@@ -20,8 +20,8 @@ from pipelines.data.dataset import load_dataset
 from pipelines.data.index import index_images
 from pipelines.pixels.encoded_images import decode_on_host
 from pipelines.predict import ImageBatches, PredictSettings, inspect_images
-from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import steepen
+from tests.graph_train.training_runner import TrainingRunner
 
 Array = np.ndarray[Any, Any]
 
@@ -102,7 +102,7 @@ def test_exported_files_match_on_blood_cells(bccd: Path, tmp_path: Path) -> None
         workers=2,
         project=tmp_path,
         noplots=True,
-        hyp=Lab(tmp_path / "lab").hyp(warmup_epochs=0.5, lr0=0.02),
+        hyp=TrainingRunner(tmp_path / "runner").hyp(warmup_epochs=0.5, lr0=0.02),
         device="cpu",
         noval=True,
     )

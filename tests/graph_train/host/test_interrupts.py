@@ -16,14 +16,14 @@ from graph_train.host.interrupts import Interruptible, StopRequest
 from graph_train.launch.train import train
 from graph_train.runs.checkpoint import load_checkpoint
 from graph_train.runs.run_folder import LAST
-from tests.graph_train.lab import Lab, Trial
+from tests.graph_train.training_runner import FinishedRun, TrainingRunner
 
 RESULTS = ("results.csv", f"weights/{LAST}", "weights/best.safetensors")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(lab: Lab) -> Trial:
-    return lab.train(epochs=2, seed=2)
+def uninterrupted(runner: TrainingRunner) -> FinishedRun:
+    return runner.train(epochs=2, seed=2)
 
 
 @pytest.fixture(autouse=True)
@@ -54,19 +54,19 @@ def send_signals_at(hook: str, at: int, *numbers: signal.Signals) -> Callbacks:
     [("on_train_batch_end", 3, (1, 1)), ("on_val_batch_start", 2, (1, 2)), ("on_train_epoch_end", 1, (0, 2))],
 )
 def test_signal_saves_and_resume_is_exact(
-    lab: Lab, uninterrupted: Trial, hook: str, at: int, cursor: tuple[int, int]
+    runner: TrainingRunner, uninterrupted: FinishedRun, hook: str, at: int, cursor: tuple[int, int]
 ) -> None:
-    place = {"project": lab.root / "runs", "name": f"at-{hook}"}
+    place = {"project": runner.root / "runs", "name": f"at-{hook}"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=send_signals_at(hook, at, signal.SIGTERM), **lab.flags(epochs=2, seed=2, **place))
-    folder = lab.root / "runs" / f"at-{hook}"
+        train(callbacks=send_signals_at(hook, at, signal.SIGTERM), **runner.flags(epochs=2, seed=2, **place))
+    folder = runner.root / "runs" / f"at-{hook}"
     saved = load_checkpoint(folder / "weights" / LAST).header["cursor"]
     assert (saved["epoch"], saved["next_batch"]) == cursor
     assert (
         f"Stopped by SIGTERM; continue with: graph-train --resume {folder / 'weights' / LAST}"
         in (folder / "train.log").read_text()
     )
-    lab.train_as_given(resume=folder)
+    runner.train_as_given(resume=folder)
     for name in RESULTS:
         assert (folder / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
 
@@ -84,41 +84,43 @@ def test_signals_are_handled_before_the_engine_is_loaded(monkeypatch: pytest.Mon
     assert signal.SIG_DFL not in handlers
 
 
-def test_signal_during_last_validation_keeps_final_state(lab: Lab, uninterrupted: Trial) -> None:
+def test_signal_during_last_validation_keeps_final_state(runner: TrainingRunner, uninterrupted: FinishedRun) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(
             callbacks=send_signals_at("on_val_batch_start", 3, signal.SIGINT),
-            **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="late"),
+            **runner.flags(epochs=2, seed=2, project=runner.root / "runs", name="late"),
         )
     for name in RESULTS:
-        assert (lab.root / "runs" / "late" / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
+        assert (runner.root / "runs" / "late" / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name
 
 
-def test_second_signal_exits_immediately(lab: Lab) -> None:
-    place = {"project": lab.root / "runs", "name": "insisted"}
+def test_second_signal_exits_immediately(runner: TrainingRunner) -> None:
+    place = {"project": runner.root / "runs", "name": "insisted"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=send_signals_at("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **lab.flags(**place))
-    assert not (lab.root / "runs" / "insisted" / "weights" / LAST).exists()
+        train(
+            callbacks=send_signals_at("on_train_batch_end", 1, signal.SIGTERM, signal.SIGTERM), **runner.flags(**place)
+        )
+    assert not (runner.root / "runs" / "insisted" / "weights" / LAST).exists()
 
 
-def test_signal_before_first_batch_ends_run(lab: Lab) -> None:
-    place = {"project": lab.root / "runs", "name": "early"}
+def test_signal_before_first_batch_ends_run(runner: TrainingRunner) -> None:
+    place = {"project": runner.root / "runs", "name": "early"}
     with pytest.raises(KeyboardInterrupt):
-        train(callbacks=send_signals_at("on_pretrain_routine_end", 1, signal.SIGTERM), **lab.flags(**place))
-    assert "starting from the beginning" in lab.train_as_given(resume=lab.root / "runs" / "early").log
+        train(callbacks=send_signals_at("on_pretrain_routine_end", 1, signal.SIGTERM), **runner.flags(**place))
+    assert "starting from the beginning" in runner.train_as_given(resume=runner.root / "runs" / "early").log
 
 
-def test_closed_terminal_does_not_end_run(lab: Lab, uninterrupted: Trial) -> None:
+def test_closed_terminal_does_not_end_run(runner: TrainingRunner, uninterrupted: FinishedRun) -> None:
     # The tests themselves may have been started with nohup, which a run respects.
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         train(
             callbacks=send_signals_at("on_train_batch_end", 1, signal.SIGHUP),
-            **lab.flags(epochs=2, seed=2, project=lab.root / "runs", name="hung-up"),
+            **runner.flags(epochs=2, seed=2, project=runner.root / "runs", name="hung-up"),
         )
     finally:
         signal.signal(signal.SIGHUP, before)
-    folder = lab.root / "runs" / "hung-up"
+    folder = runner.root / "runs" / "hung-up"
     assert "The terminal was closed (SIGHUP); training continues" in (folder / "train.log").read_text()
     for name in RESULTS:
         assert (folder / name).read_bytes() == (uninterrupted.folder / name).read_bytes(), name

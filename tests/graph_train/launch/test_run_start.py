@@ -9,53 +9,53 @@ from graph_train.hooks.callbacks import Callbacks, TrainingHooks
 from graph_train.launch.train import train
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from graph_train.runs.run_folder import LAST
-from tests.graph_train.lab import Lab, Trial
+from tests.graph_train.training_runner import FinishedRun, TrainingRunner
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
+def runner(tmp_path: Path) -> TrainingRunner:
+    return TrainingRunner(tmp_path)
 
 
 @pytest.fixture
-def stopped(lab: Lab) -> Trial:
+def stopped(runner: TrainingRunner) -> FinishedRun:
     """Return a run that was stopped in its first epoch."""
-    return lab.train(epochs=2, stop_after=1)
+    return runner.train(epochs=2, stop_after=1)
 
 
-def test_changed_class_count_is_reported(lab: Lab, stopped: Trial) -> None:
-    content = yaml.safe_load(lab.data.read_text())
-    lab.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
+def test_changed_class_count_is_reported(runner: TrainingRunner, stopped: FinishedRun) -> None:
+    content = yaml.safe_load(runner.data.read_text())
+    runner.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))
     with pytest.raises(ValueError, match=r"4 classes, but the run was started with 3.*--weights"):
-        lab.train_as_given(resume=stopped.folder)
+        runner.train_as_given(resume=stopped.folder)
 
 
-def test_position_beyond_epoch_end_raises(lab: Lab, stopped: Trial) -> None:
+def test_position_beyond_epoch_end_raises(runner: TrainingRunner, stopped: FinishedRun) -> None:
     path = stopped.folder / "weights" / LAST
     sound = load_checkpoint(path)
     header = {**sound.header, "cursor": {**sound.header["cursor"], "next_batch": 10**15}}
     save_checkpoint(path, Checkpoint(sound.arrays, header))
     with pytest.raises(ValueError, match=f"at batch {10**15}, but an epoch has 2"):
-        lab.train_as_given(resume=stopped.folder)
+        runner.train_as_given(resume=stopped.folder)
 
 
-def test_shrunken_epoch_ends_at_position(lab: Lab) -> None:
-    stopped = lab.train(epochs=1, batch_size=2, stop_after=3)
+def test_shrunken_epoch_ends_at_position(runner: TrainingRunner) -> None:
+    stopped = runner.train(epochs=1, batch_size=2, stop_after=3)
     for number in range(4):
-        (lab.data.parent / "images" / "train" / f"{number}.jpg").unlink()
-    whole = lab.train_as_given(resume=stopped.folder)
+        (runner.data.parent / "images" / "train" / f"{number}.jpg").unlink()
+    whole = runner.train_as_given(resume=stopped.folder)
     assert "The data set differs from the checkpoint's" in whole.log
     assert len(whole.rows) == 1 and whole.recorded.shapes == []
 
 
-def test_image_removed_during_training_does_not_prevent_resume(lab: Lab) -> None:
+def test_image_removed_during_training_does_not_prevent_resume(runner: TrainingRunner) -> None:
     class Remover(TrainingHooks):
         def on_train_epoch_end(self, epoch: int) -> None:
-            (lab.data.parent / "images" / "train" / "3.jpg").unlink(missing_ok=True)
+            (runner.data.parent / "images" / "train" / "3.jpg").unlink(missing_ok=True)
 
     callbacks = Callbacks()
     callbacks.add(Remover())
-    flags = lab.flags(project=lab.root / "runs", name="gone", epochs=3)
-    with pytest.raises(OSError, match=rf"3\.jpg: can no longer be read.*graph-train --resume {lab.root}/runs/gone"):
+    flags = runner.flags(project=runner.root / "runs", name="gone", epochs=3)
+    with pytest.raises(OSError, match=rf"3\.jpg: can no longer be read.*graph-train --resume {runner.root}/runs/gone"):
         train(callbacks=callbacks, **flags)
-    assert len(lab.train_as_given(resume=lab.root / "runs" / "gone").rows) == 3
+    assert len(runner.train_as_given(resume=runner.root / "runs" / "gone").rows) == 3

@@ -21,30 +21,30 @@ from graph_train.runs.checkpoint import load_checkpoint
 from graph_train.runs.results_csv import RESULT_KEYS
 from graph_train.training.progress import EpochTimes
 from pipelines.shard import Shard
-from tests.graph_train.lab import VAL_IMAGES, Lab, Trial
 from tests.graph_train.report.browser import opened
+from tests.graph_train.training_runner import VAL_IMAGES, FinishedRun, TrainingRunner
 
 UNSAFE_NAMES = ("<script>alert(1)</script>", "--><img src=x onerror=alert(2)>", "</script>{{data}} &amp;\"'")
 EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """Return a lab whose class names must be escaped."""
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    content = yaml.safe_load(lab.data.read_text())
-    lab.data.write_text(yaml.safe_dump({**content, "names": list(UNSAFE_NAMES)}))
-    return lab
+def runner(tmp_path_factory: pytest.TempPathFactory) -> TrainingRunner:
+    """Return a runner whose class names must be escaped."""
+    runner = TrainingRunner(tmp_path_factory.mktemp("runner"))
+    content = yaml.safe_load(runner.data.read_text())
+    runner.data.write_text(yaml.safe_dump({**content, "names": list(UNSAFE_NAMES)}))
+    return runner
 
 
 @pytest.fixture(scope="module")
-def trial(lab: Lab) -> Trial:
+def finished(runner: TrainingRunner) -> FinishedRun:
     """Return a run with plots, in graph mode."""
-    return lab.train(**lab.finding(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
+    return runner.train(**runner.finding(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
 
 
-def numbers(trial: Trial) -> dict[str, Any]:
-    return json.loads((trial.folder / "report.json").read_text(encoding="utf-8"))
+def numbers(finished: FinishedRun) -> dict[str, Any]:
+    return json.loads((finished.folder / "report.json").read_text(encoding="utf-8"))
 
 
 class _Elements(HTMLParser):
@@ -72,12 +72,12 @@ class _Elements(HTMLParser):
 # --- content -------------------------------------------------------------------------------------------------------
 
 
-def test_report_values_match_run(trial: Trial) -> None:
-    content = numbers(trial)
+def test_report_values_match_run(finished: FinishedRun) -> None:
+    content = numbers(finished)
     assert content["state"] == "finished"
     assert content["results"]["epoch"] == [0, 1, 2]
-    assert content["results"]["train/box_loss"] == [row["train/box_loss"] for row in trial.rows]
-    assert content["validation"]["means"] == [float(value) for value in trial.result.validation.means]
+    assert content["results"]["train/box_loss"] == [row["train/box_loss"] for row in finished.rows]
+    assert content["validation"]["means"] == [float(value) for value in finished.result.validation.means]
     assert content["validation"]["of"] == "the best weights"
     assert [row["name"] for row in content["validation"]["table"]] == list(UNSAFE_NAMES)
     assert content["data"]["splits"][0] == {"name": "train", "images": 8, "labels": 10, "background": 1, "problems": 0}
@@ -93,12 +93,12 @@ def test_report_values_match_run(trial: Trial) -> None:
     assert any(name == "oneflow" for name, _ in content["environment"])
 
 
-def test_samples_show_labels_from_files(trial: Trial, lab: Lab) -> None:
-    samples = numbers(trial)["samples"]
+def test_samples_show_labels_from_files(finished: FinishedRun, runner: TrainingRunner) -> None:
+    samples = numbers(finished)["samples"]
     assert len(samples) == VAL_IMAGES
     for sample in samples:
         assert (sample["width"], sample["height"]) == (96, 64)
-        file = lab.data.parent / "labels" / "val" / Path(sample["name"]).with_suffix(".txt")
+        file = runner.data.parent / "labels" / "val" / Path(sample["name"]).with_suffix(".txt")
         rows = np.array([line.split() for line in file.read_text().splitlines()], float)
         centres = (rows[:, 1:3] - rows[:, 3:5] / 2) * [96, 64]
         found = np.array(sample["labels"])
@@ -135,9 +135,9 @@ class _Batches:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_each_rank_samples_its_own_images(lab: Lab, ranks: int) -> None:
+def test_each_rank_samples_its_own_images(runner: TrainingRunner, ranks: int) -> None:
     """With eight ranks only the first has batches of seven; the last batch has three images."""
-    index, batches, measured = lab.assemble().setup.data.val, cast(Any, _Batches()), 0
+    index, batches, measured = runner.assemble().setup.data.val, cast(Any, _Batches()), 0
     for rank in range(ranks):
         own = images_on_rank(batches, Shard(rank, ranks))
         measured += own
@@ -149,8 +149,8 @@ def test_each_rank_samples_its_own_images(lab: Lab, ranks: int) -> None:
     assert measured == 38
 
 
-def test_samples_show_most_confident_boxes(lab: Lab) -> None:
-    run = lab.assemble()
+def test_samples_show_most_confident_boxes(runner: TrainingRunner) -> None:
+    run = runner.assemble()
     index = run.setup.data.val
     collector = SampleCollector(index, len(index))
     collector.start()
@@ -164,8 +164,8 @@ def test_samples_show_most_confident_boxes(lab: Lab) -> None:
     run.close()
 
 
-def test_commands_of_single_class_run(lab: Lab, tmp_path: Path) -> None:
-    found = dict(numbers(lab.train(single_cls=True))["commands"])
+def test_commands_of_single_class_run(runner: TrainingRunner, tmp_path: Path) -> None:
+    found = dict(numbers(runner.train(single_cls=True))["commands"])
     words = shlex.split(found["Validate the best weights:"])
     assert words[0] == "graph-val"
     assert words[-1] == "--single-cls"
@@ -176,8 +176,8 @@ def test_commands_of_single_class_run(lab: Lab, tmp_path: Path) -> None:
 # --- unsafe names -----------------------------------------------------------------------------------
 
 
-def test_names_are_escaped(trial: Trial) -> None:
-    text = (trial.folder / "report.html").read_text(encoding="utf-8")
+def test_names_are_escaped(finished: FinishedRun) -> None:
+    text = (finished.folder / "report.html").read_text(encoding="utf-8")
     for name in UNSAFE_NAMES:
         assert name not in text
     seen = _Elements(text)
@@ -194,8 +194,8 @@ def test_json_cannot_break_out_of_script_element() -> None:
     assert json.loads(text) == {"<!--<script>": ["</script>", "\u2028", None, None, 1.5]}
 
 
-def test_page_has_no_external_urls(trial: Trial) -> None:
-    text = (trial.folder / "report.html").read_text(encoding="utf-8")
+def test_page_has_no_external_urls(finished: FinishedRun) -> None:
+    text = (finished.folder / "report.html").read_text(encoding="utf-8")
     links = set(re.findall(r"(?:https?:)?//[a-z][\w.-]+\.\w+[^\"' )]*", text))
     assert links == {"http://www.w3.org/2000/svg"}  # the name of a language, never fetched
 
@@ -203,14 +203,14 @@ def test_page_has_no_external_urls(trial: Trial) -> None:
 # --- times of writing --------------------------------------------------------------------------------------------
 
 
-def test_stopped_and_resumed_run(lab: Lab) -> None:
-    stopped = lab.train(epochs=2, noplots=False, stop_after=3)
+def test_stopped_and_resumed_run(runner: TrainingRunner) -> None:
+    stopped = runner.train(epochs=2, noplots=False, stop_after=3)
     content = numbers(stopped)
     assert (content["state"], content["done"]) == ("stopped", 1)
     assert content["validation"]["of"] == "the weights of epoch 0"
     assert any("--resume" in command for _, command in content["commands"])
     before = content["times"][0]
-    ended = numbers(lab.train_as_given(resume=stopped.folder))
+    ended = numbers(runner.train_as_given(resume=stopped.folder))
     assert (ended["state"], ended["done"]) == ("finished", 2)
     assert ended["times"][0] == before
     assert ended["times"][1]["images"] == 8  # four before the stop, four after it
@@ -218,46 +218,46 @@ def test_stopped_and_resumed_run(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("flags", "images"), [({"epochs": 1}, 8), ({"epochs": 2, "stop_after": 3}, 4)])
-def test_retrained_epochs_are_timed_again(lab: Lab, flags: dict[str, int], images: int) -> None:
+def test_retrained_epochs_are_timed_again(runner: TrainingRunner, flags: dict[str, int], images: int) -> None:
     """A run is killed after the report counted its second epoch but before its checkpoint.
 
     It resumes from the checkpoint before the epoch, or from one in the middle of it.
     """
-    killed = lab.train(**flags)
+    killed = runner.train(**flags)
     content = numbers(killed)
     whole = {**content["times"][0], "epoch": 1, "images": 8, "training": 1000.0}
     (killed.folder / "report.json").write_text(json.dumps({**content, "times": [content["times"][0], whole]}))
-    times = numbers(lab.train_as_given(resume=killed.folder, epochs=2))["times"]
+    times = numbers(runner.train_as_given(resume=killed.folder, epochs=2))["times"]
     assert [item["images"] for item in times] == [8, images]
     assert times[1]["training"] < 1000
 
 
-def test_no_images_with_noplots(lab: Lab) -> None:
-    trial = lab.train(epochs=1)
-    content = numbers(trial)
+def test_no_images_with_noplots(runner: TrainingRunner) -> None:
+    finished = runner.train(epochs=1)
+    content = numbers(finished)
     assert content["samples"] == []
     assert len(content["results"]["epoch"]) == 1
-    assert "data:image" not in (trial.folder / "report.html").read_text(encoding="utf-8")
+    assert "data:image" not in (finished.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_epochs_without_validation_have_no_points(lab: Lab) -> None:
-    content = numbers(lab.train(epochs=2, noval=True))
+def test_epochs_without_validation_have_no_points(runner: TrainingRunner) -> None:
+    content = numbers(runner.train(epochs=2, noval=True))
     first, last = content["results"]["metrics/mAP_0.5"]
     assert first is None
     assert last is not None
     assert content["best"] == 1
 
 
-def test_damaged_report_of_resumed_run_is_rebuilt(lab: Lab) -> None:
-    stopped = lab.train(epochs=2, stop_after=3)
+def test_damaged_report_of_resumed_run_is_rebuilt(runner: TrainingRunner) -> None:
+    stopped = runner.train(epochs=2, stop_after=3)
     (stopped.folder / "report.json").write_text("{")
-    ended = lab.train_as_given(resume=stopped.folder)
+    ended = runner.train_as_given(resume=stopped.folder)
     assert "the report covers only" in ended.log
     assert [item["epoch"] for item in numbers(ended)["times"]] == [1]
 
 
-def test_unwritable_report_does_not_end_training(lab: Lab) -> None:
-    interrupted = lab.train(epochs=2, stop_after=3)
+def test_unwritable_report_does_not_end_training(runner: TrainingRunner) -> None:
+    interrupted = runner.train(epochs=2, stop_after=3)
     for name in ("report.html", "report.json"):
         (interrupted.folder / name).unlink()
     callbacks = Callbacks()
@@ -272,8 +272,8 @@ def test_unwritable_report_does_not_end_training(lab: Lab) -> None:
 # --- in a browser --------------------------------------------------------------------------------------------------
 
 
-def test_desktop_layout(trial: Trial) -> None:
-    with opened(trial.folder / "report.html") as shown:
+def test_desktop_layout(finished: FinishedRun) -> None:
+    with opened(finished.folder / "report.html") as shown:
         page = shown.page
         assert page.title() == "<b>run · training report"
         assert page.locator("h1").inner_text() == "<b>run"
@@ -285,20 +285,20 @@ def test_desktop_layout(trial: Trial) -> None:
         assert page.locator("#samples .pair svg image").count() == 2 * VAL_IMAGES
         assert page.locator("body script").count() == 2
         assert page.locator("img").count() == 0
-        assert shown.requests == [(trial.folder / "report.html").resolve().as_uri(), *shown.requests[1:]]
+        assert shown.requests == [(finished.folder / "report.html").resolve().as_uri(), *shown.requests[1:]]
         assert all(url.startswith("data:") for url in shown.requests[1:])
         assert shown.errors == []
 
 
-def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
-    with opened(trial.folder / "report.html") as shown:
+def test_hover_toggle_slider_and_sorting(finished: FinishedRun) -> None:
+    with opened(finished.folder / "report.html") as shown:
         page = shown.page
         first = page.locator("#curves .chart").first
         box = first.locator("svg").bounding_box()
         page.mouse.move(box["x"] + box["width"] - 12, box["y"] + 60)
         tip = first.locator(".tip").inner_text()
         assert "epoch 2" in tip
-        assert f"{trial.rows[2]['train/box_loss']:.3g}"[:4] in tip
+        assert f"{finished.rows[2]['train/box_loss']:.3g}"[:4] in tip
         first.locator(".legend button").first.click()
         assert first.locator("path.line").count() == 1
         first.locator("svg").focus()
@@ -308,7 +308,7 @@ def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
             "document.getElementById('confidence').value = 0.9;"
             "document.getElementById('confidence').dispatchEvent(new Event('input'))"
         )
-        confidences = [box[5] for sample in numbers(trial)["samples"] for box in sample["found"]]
+        confidences = [box[5] for sample in numbers(finished)["samples"] for box in sample["found"]]
         found = sum(confidence >= 0.9 for confidence in confidences)
         assert 0 < found < len(confidences)
         visible = page.evaluate(
@@ -322,8 +322,8 @@ def test_hover_toggle_slider_and_sorting(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_phone_layout(trial: Trial, dark: bool) -> None:
-    with opened(trial.folder / "report.html", width=390, height=844, dark=dark) as shown:
+def test_phone_layout(finished: FinishedRun, dark: bool) -> None:
+    with opened(finished.folder / "report.html", width=390, height=844, dark=dark) as shown:
         assert shown.page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal overflow
         for table in ("results per class", "confusion matrix"):  # no column needs scrolling, in particular not mAP
             width = f"document.querySelector('[aria-label=\"{table}\"]')"
@@ -333,9 +333,9 @@ def test_phone_layout(trial: Trial, dark: bool) -> None:
         assert shown.errors == []
 
 
-def test_many_classes_and_no_epochs(trial: Trial, tmp_path: Path) -> None:
+def test_many_classes_and_no_epochs(finished: FinishedRun, tmp_path: Path) -> None:
     """Show 90 classes with long names, then a report before its first epoch."""
-    content = numbers(trial)
+    content = numbers(finished)
     row = content["validation"]["table"][0]
     content["validation"]["table"] = [{**row, "name": f"class number {n} with a long name"} for n in range(90)]
     content["validation"]["confusion"] = None

@@ -30,13 +30,13 @@ from graph_train.runs.saving import Saving, Snapshot
 from graph_train.settings.train_options import RunOptions
 from kernels.host.files import older
 from tests.file_limit import file_limit
-from tests.graph_train.lab import Lab, Trial
+from tests.graph_train.training_runner import FinishedRun, TrainingRunner
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(lab: Lab) -> Trial:
+def uninterrupted(runner: TrainingRunner) -> FinishedRun:
     """Return a run of three epochs that saved after every batch and keeps two checkpoints."""
-    return lab.train(epochs=3, save_steps=1, seed=5)
+    return runner.train(epochs=3, save_steps=1, seed=5)
 
 
 @contextmanager
@@ -49,8 +49,14 @@ def working_directory(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def copied(trial: Trial, folder: Path) -> Path:
-    return Path(shutil.copytree(trial.folder, folder))
+def copied(finished: FinishedRun, folder: Path) -> Path:
+    return Path(shutil.copytree(finished.folder, folder))
+
+
+@pytest.fixture
+def run(uninterrupted: FinishedRun, tmp_path: Path) -> Path:
+    """Return a copy of the uninterrupted run, to change and resume."""
+    return copied(uninterrupted, tmp_path / "run")
 
 
 def assert_same_files(first: Path, second: Path) -> None:
@@ -64,15 +70,16 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_damaged_newest_checkpoint_falls_back_to_previous(
+    runner: TrainingRunner, uninterrupted: FinishedRun, run: Path
+) -> None:
     last = run / "weights" / LAST
     before = load_checkpoint(older(last, 1)).header["cursor"]
     # After which batch depends on the disk, since a save waits for the one before it.
     assert before != load_checkpoint(last).header["cursor"]
     flip(last)
     log_length = len((run / "train.log").read_text())
-    again = lab.train_as_given(resume=run)
+    again = runner.train_as_given(resume=run)
     message = again.log[log_length:]
     at = f"epoch {before['epoch']}, batch {before['next_batch']}"
     assert f"{last}: damaged checkpoint (checksum differs)" in message
@@ -81,59 +88,58 @@ def test_damaged_newest_checkpoint_falls_back_to_previous(lab: Lab, uninterrupte
     assert_same_files(run, uninterrupted.folder)
 
 
-def test_damaged_best_weights_do_not_end_resumed_run(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_damaged_best_weights_do_not_end_resumed_run(runner: TrainingRunner, run: Path) -> None:
     best = run / "weights" / BEST
     best.write_bytes(best.read_bytes()[:100])
-    again = lab.train_as_given(resume=run)
+    again = runner.train_as_given(resume=run)
     assert f"{best}: empty, truncated or not a safetensors file" in again.log
     assert (run / "weights" / DAMAGED_BEST).stat().st_size == 100
     assert not best.exists()
 
 
-def test_edited_settings_files_are_ignored_with_warning(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_edited_settings_files_are_ignored_with_warning(runner: TrainingRunner, run: Path) -> None:
     log_length = len((run / "train.log").read_text())
-    assert "edits of these" not in lab.train_as_given(resume=run).log[log_length:]
+    assert "edits of these" not in runner.train_as_given(resume=run).log[log_length:]
     opt, hyp = run / "opt.yaml", run / "hyp.yaml"
     opt.write_text(opt.read_text().replace("seed: ", "seed: 1"))
     hyp.write_text(hyp.read_text().replace("lr0: ", "lr0: 7"))
-    message = lab.train_as_given(resume=run).log
+    message = runner.train_as_given(resume=run).log
     assert f"{opt}: a resumed run uses the checkpoint's settings; edits of these are ignored: seed=1" in message
     assert f"{hyp}: a resumed run uses the checkpoint's settings; edits of these are ignored: lr0=7" in message
 
 
-def test_resume_with_only_damaged_checkpoints_raises(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_resume_with_only_damaged_checkpoints_raises(runner: TrainingRunner, run: Path) -> None:
     for path in (run / "weights").glob("last*"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"no checkpoint can be read: .*last\.safetensors.*last\.1\.safetensors"):
-        lab.train_as_given(resume=run)
+        runner.train_as_given(resume=run)
 
 
-def test_resume_without_checkpoint_restarts_from_settings(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_resume_without_checkpoint_restarts_from_settings(
+    runner: TrainingRunner, uninterrupted: FinishedRun, run: Path
+) -> None:
     for path in (run / "weights").iterdir():
         path.unlink()
-    again = lab.train_as_given(resume=run)
+    again = runner.train_as_given(resume=run)
     assert "stopped before its first checkpoint; starting from the beginning" in again.log
     assert_same_files(run, uninterrupted.folder)
 
 
-def test_network_and_results_come_from_checkpoint(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
+def test_network_and_results_come_from_checkpoint(
+    runner: TrainingRunner, uninterrupted: FinishedRun, run: Path
+) -> None:
     os.replace(older(run / "weights" / LAST, 1), run / "weights" / LAST)
     (run / "results.csv").unlink()
-    cfg, gone = lab.cfg, lab.cfg.with_suffix(".gone")
+    cfg, gone = runner.cfg, runner.cfg.with_suffix(".gone")
     cfg.rename(gone)
     try:
-        lab.train_as_given(resume=run)
+        runner.train_as_given(resume=run)
     finally:
         gone.rename(cfg)
     assert_same_files(run, uninterrupted.folder)
 
 
-def test_resume_finds_run(tmp_path: Path, uninterrupted: Trial) -> None:
+def test_resume_finds_run(tmp_path: Path, uninterrupted: FinishedRun) -> None:
     project = tmp_path / "runs"
     with pytest.raises(ValueError, match="no run in"):
         point_to_resume("last", str(project))
@@ -152,34 +158,33 @@ def test_resume_finds_run(tmp_path: Path, uninterrupted: Trial) -> None:
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
 
-def test_changed_data_set_warns(lab: Lab, uninterrupted: Trial, tmp_path: Path) -> None:
-    run = copied(uninterrupted, tmp_path / "run")
-    label = lab.root / "set" / "labels" / "train" / "0.txt"
+def test_changed_data_set_warns(runner: TrainingRunner, uninterrupted: FinishedRun, run: Path) -> None:
+    label = runner.root / "set" / "labels" / "train" / "0.txt"
     content = label.read_text()
     label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
     try:
-        assert "The data set differs from the checkpoint's" in lab.train_as_given(resume=run).log
+        assert "The data set differs from the checkpoint's" in runner.train_as_given(resume=run).log
     finally:
         label.write_text(content)
     assert "The data set differs" not in uninterrupted.log
 
 
-def test_early_stopped_run_stays_finished(lab: Lab) -> None:
-    interrupted = lab.train(patience=2, epochs=9, stop_after=3)
+def test_early_stopped_run_stays_finished(runner: TrainingRunner) -> None:
+    interrupted = runner.train(patience=2, epochs=9, stop_after=3)
     last = interrupted.folder / "weights" / LAST
     checkpoint = load_checkpoint(last)
     # As if the first epoch had been the best by far.
     header = {**checkpoint.header, "early_stopping": {"best_fitness": 0.99, "best_epoch": 0}}
     save_checkpoint(last, replace(checkpoint, header=header))
-    assert len(lab.train_as_given(resume=interrupted.folder).rows) == 3
-    assert len(lab.train_as_given(resume=interrupted.folder).rows) == 3
-    assert len(lab.train_as_given(resume=interrupted.folder, epochs=10).rows) == 4
+    assert len(runner.train_as_given(resume=interrupted.folder).rows) == 3
+    assert len(runner.train_as_given(resume=interrupted.folder).rows) == 3
+    assert len(runner.train_as_given(resume=interrupted.folder, epochs=10).rows) == 4
 
 
-def test_new_run_in_old_folder_backs_up_old_checkpoints(lab: Lab) -> None:
-    first = lab.train(name="shared", epochs=2)
+def test_new_run_in_old_folder_backs_up_old_checkpoints(runner: TrainingRunner) -> None:
+    first = runner.train(name="shared", epochs=2)
     state, best = (first.folder / "weights" / LAST).read_bytes(), first.folder.joinpath("weights", BEST).read_bytes()
-    second = lab.train(name="shared", exist_ok=True, epochs=1)
+    second = runner.train(name="shared", exist_ok=True, epochs=1)
     assert (second.folder / "weights" / EARLIER).read_bytes() == state
     assert not older(second.folder / "weights" / LAST, 1).exists()
     assert (second.folder / "weights" / EARLIER_BEST).read_bytes() == best
@@ -196,8 +201,8 @@ def test_two_runs_never_share_folder(tmp_path: Path) -> None:
 # --- a failing disk --------------------------------------------------------------------------------------------------
 
 
-def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    interrupted = lab.train(epochs=4, stop_after=3, seed=5)
+def test_failing_disk(runner: TrainingRunner, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    interrupted = runner.train(epochs=4, stop_after=3, seed=5)
     last = interrupted.folder / "weights" / LAST
     state = last.read_bytes()
     # Logs and tables fit on the disk, but no checkpoint.
@@ -213,8 +218,8 @@ def test_failing_disk(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert (interrupted.folder / "results.csv").read_text().count("\n") == 1 + 4
     assert (interrupted.folder / "train.log").read_text().count("training continues") == 1
     # With free space again, the run repeats the unsaved steps.
-    done = lab.train_as_given(resume=interrupted.folder)
-    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-stopped").folder)
+    done = runner.train_as_given(resume=interrupted.folder)
+    assert_same_files(done.folder, runner.train(epochs=4, seed=5, name="never-stopped").folder)
 
 
 @pytest.fixture()
@@ -238,9 +243,11 @@ def fill(path: Path) -> None:
             file.write(b"\0" * 4096)
 
 
-def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_keeps_checkpoints(
+    runner: TrainingRunner, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Even the logs can no longer be written."""
-    interrupted = lab.train(epochs=4, stop_after=3, seed=5, project=small_disk)
+    interrupted = runner.train(epochs=4, stop_after=3, seed=5, project=small_disk)
     state = (interrupted.folder / "weights" / LAST).read_bytes()
     fill(small_disk / "filler")
     assert shutil.disk_usage(small_disk).free == 0
@@ -249,13 +256,15 @@ def test_full_disk_keeps_checkpoints(lab: Lab, small_disk: Path, capsys: pytest.
     assert "No space left on device" in message and "Traceback" not in message
     assert (interrupted.folder / "weights" / LAST).read_bytes() == state
     (small_disk / "filler").unlink()
-    done = lab.train_as_given(resume=interrupted.folder)
-    assert_same_files(done.folder, lab.train(epochs=4, seed=5, name="never-full").folder)
+    done = runner.train_as_given(resume=interrupted.folder)
+    assert_same_files(done.folder, runner.train(epochs=4, seed=5, name="never-full").folder)
 
 
-def test_uncreatable_folder_is_a_user_error(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_uncreatable_folder_is_a_user_error(
+    runner: TrainingRunner, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
-    assert main(["--cfg", str(lab.cfg), "--project", str(tmp_path / "file")]) == 2
+    assert main(["--cfg", str(runner.cfg), "--project", str(tmp_path / "file")]) == 2
     assert str(tmp_path / "file") in capsys.readouterr().err
 
 

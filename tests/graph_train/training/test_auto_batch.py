@@ -10,7 +10,7 @@ from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
 from graph_train.training.auto_batch import DEFAULT_BATCH, MAX_AUTO_BATCH, MemoryModel, _choose, fit, with_batch_size
 from graph_train.training.batch_memory import Measured, RunFacts
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 ADDING = RunFacts(train_images=100, val_images=1000, val_shapes=2, graphs_add_up=True, sizes=1.0)
 SHARED = replace(ADDING, graphs_add_up=False)
@@ -70,9 +70,9 @@ def test_impossible_measurements() -> None:
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_measures_real_run(graph: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lab = Lab(tmp_path)
-    hyp = lab.hyp(anchors=4)  # the run itself determines these sizes
-    options = options_from_flags(**lab.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
+    runner = TrainingRunner(tmp_path)
+    hyp = runner.hyp(anchors=4)  # the run itself determines these sizes
+    options = options_from_flags(**runner.flags(batch_size=-1, imgsz=320, graph=graph, hyp=hyp))
     logging.getLogger("graph_train").propagate = True
     with caplog.at_level(logging.INFO, "graph_train"):
         found = with_batch_size(options, load_hyperparameters(options.optim.hyp))
@@ -85,8 +85,8 @@ def test_measures_real_run(graph: bool, tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_failed_measurement_ends_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    lab = Lab(tmp_path)
-    options = options_from_flags(**lab.flags(batch_size=-1, freeze=[99]))
+    runner = TrainingRunner(tmp_path)
+    options = options_from_flags(**runner.flags(batch_size=-1, freeze=[99]))
     with pytest.raises(ValueError, match="failed, see the message above"):
         with_batch_size(options, load_hyperparameters(options.optim.hyp))
     assert "--freeze 99" in capfd.readouterr().err

@@ -17,7 +17,7 @@ from graph_train.training.trainer import TrainResult
 from graph_train.validation.coco_results import evaluate_results
 from graph_train.validation.evaluate import evaluate
 from graph_train.validation.measuring import ImageDetections
-from tests.graph_train.lab import COCO_NUMBERS, Lab, laid_out_as_coco
+from tests.graph_train.training_runner import COCO_NUMBERS, TrainingRunner, laid_out_as_coco
 
 
 def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: float) -> list[dict[str, float]]:
@@ -29,10 +29,12 @@ def entries_of_graph_val(data: Path, weights: Path, folder: Path, iou_thres: flo
     return entries
 
 
-def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
-    data, recorded, callbacks = laid_out_as_coco(lab.data, tmp_path), [], Callbacks()
+def test_coco_metrics_match_leaderboard(runner: TrainingRunner, tmp_path: Path) -> None:
+    data, recorded, callbacks = laid_out_as_coco(runner.data, tmp_path), [], Callbacks()
     callbacks.register_action("on_train_end", callback=lambda *given: recorded.append(given))
-    result = train(callbacks=callbacks, **lab.flags(**lab.finding(data=data, project=tmp_path / "runs", name="exp")))
+    result = train(
+        callbacks=callbacks, **runner.flags(**runner.finding(data=data, project=tmp_path / "runs", name="exp"))
+    )
     assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
     entries = json.loads(file.read_text())
@@ -55,28 +57,28 @@ def test_coco_metrics_match_leaderboard(lab: Lab, tmp_path: Path) -> None:
     assert sum(scores) > sum(at[0.6]) + 1
 
 
-def test_coco_without_annotations_is_only_written(lab: Lab, tmp_path: Path) -> None:
-    data = laid_out_as_coco(lab.data, tmp_path, annotations=False)
-    trial = lab.train(**lab.finding(data=data))
-    assert trial.result.coco is None
-    assert trial.result.results[:4] == trial.result.validation.means
-    entries = json.loads((trial.folder / "best_predictions.json").read_text())
+def test_coco_without_annotations_is_only_written(runner: TrainingRunner, tmp_path: Path) -> None:
+    data = laid_out_as_coco(runner.data, tmp_path, annotations=False)
+    finished = runner.train(**runner.finding(data=data))
+    assert finished.result.coco is None
+    assert finished.result.results[:4] == finished.result.validation.means
+    entries = json.loads((finished.folder / "best_predictions.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {0, 1, 2}
-    assert "there is no annotations/instances_val2017.json next to the images" in trial.log
+    assert "there is no annotations/instances_val2017.json next to the images" in finished.log
 
 
-def test_mismatched_annotations_do_not_end_run(lab: Lab, tmp_path: Path) -> None:
-    data = laid_out_as_coco(lab.data, tmp_path)
+def test_mismatched_annotations_do_not_end_run(runner: TrainingRunner, tmp_path: Path) -> None:
+    data = laid_out_as_coco(runner.data, tmp_path)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
-    trial = lab.train(**lab.finding(data=data))
-    assert trial.result.coco is None and trial.result.validation is not None
-    assert "instances_val2017.json: not a COCO annotation file" in trial.log
+    finished = runner.train(**runner.finding(data=data))
+    assert finished.result.coco is None and finished.result.validation is not None
+    assert "instances_val2017.json: not a COCO annotation file" in finished.log
 
 
-def test_other_data_sets_are_validated_as_in_every_epoch(lab: Lab) -> None:
-    trial = lab.train(**lab.finding())
-    assert trial.result.coco is None
-    assert "best_predictions.json" not in trial.names
+def test_other_data_sets_are_validated_as_in_every_epoch(runner: TrainingRunner) -> None:
+    finished = runner.train(**runner.finding())
+    assert finished.result.coco is None
+    assert "best_predictions.json" not in finished.names
 
 
 HOOKS = ("on_val_start", "on_val_batch_start", "on_val_image_end", "on_val_batch_end")

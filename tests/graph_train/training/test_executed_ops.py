@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from kernels.framework.coverage import COPIES
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 from tests.models.every_block import EVERY_BLOCK
 
 HOST_COUNTER = {"constant", "scalar_add"}
@@ -30,11 +30,11 @@ NO_CODE = {*COPIES, "assign", "empty"}
     ids=["eager", "graph", "every block"],
 )
 def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, Any], host_only: set[str]) -> None:
-    lab = Lab(tmp_path)
+    runner = TrainingRunner(tmp_path)
     if isinstance(flags.get("cfg"), dict):
         (tmp_path / "network.yaml").write_text(yaml.safe_dump(flags["cfg"]))
         flags = {**flags, "cfg": tmp_path / "network.yaml"}
-    given = {**lab.flags(project=tmp_path / "runs", epochs=2), **flags}
+    given = {**runner.flags(project=tmp_path / "runs", epochs=2), **flags}
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
     command = [sys.executable, "-m", "tests.graph_train.training.executed_ops_job", str(tmp_path / "ops.json"), words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import yaml
 
 from graph_train.runs.checkpoint import load_checkpoint
 from models.weights import load_weights
-from tests.graph_train.lab import Lab, Trial
+from tests.graph_train.training_runner import FinishedRun, TrainingRunner
 
 IMAGES = {"train": 24, "val": 8}
 FLAGS: dict[str, dict[str, Any]] = {
@@ -46,11 +46,11 @@ def blood_cells(bccd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLAGS)
-def test_graph_matches_eager(name: str, lab: Lab, blood_cells: Path, goldens: Path) -> None:
+def test_graph_matches_eager(name: str, runner: TrainingRunner, blood_cells: Path, goldens: Path) -> None:
     weights = goldens / "yolov5n_nc3.pt"
 
-    def run(*, graph: bool) -> Trial:
-        return lab.train(
+    def run(*, graph: bool) -> FinishedRun:
+        return runner.train(
             data=blood_cells, weights=weights, cfg="", imgsz=128, batch_size=8, epochs=2, graph=graph, **FLAGS[name]
         )
 
@@ -60,7 +60,7 @@ def test_graph_matches_eager(name: str, lab: Lab, blood_cells: Path, goldens: Pa
     assert compiled.recorded.losses == eager.recorded.losses
     assert np.isfinite(compiled.recorded.losses).all()
     assert (compiled.folder / "results.csv").read_bytes() == (eager.folder / "results.csv").read_bytes()
-    one, two = (load_checkpoint(trial.folder / "weights" / "last.safetensors").arrays for trial in (compiled, eager))
+    one, two = (load_checkpoint(run.folder / "weights" / "last.safetensors").arrays for run in (compiled, eager))
     assert [key for key in one if not np.array_equal(one[key], two[key])] == []
     start = load_weights(weights).arrays
     frozen = [

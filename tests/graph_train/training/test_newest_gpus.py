@@ -9,20 +9,20 @@ import yaml
 from graph_train.engine.precision import ComputeDevice
 from graph_train.training import assembly
 from models.catalogue import ACTIVATIONS
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 from tests.models.every_block import EVERY_BLOCK
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRunner:
     """Fake a GPU of compute capability 9.0 for all decisions; tensors stay on the CPU."""
     hopper = ComputeDevice("GPU 0: pretended", 90, plugin=True)
     monkeypatch.setattr(assembly, "compute_device", lambda *_, **__: hopper)
-    return Lab(tmp_path)
+    return TrainingRunner(tmp_path)
 
 
-def test_network_of_covered_ops_is_accepted(lab: Lab) -> None:
-    lab.assemble(kernels="require", amp=False).close()
+def test_network_of_covered_ops_is_accepted(runner: TrainingRunner) -> None:
+    runner.assemble(kernels="require", amp=False).close()
 
 
 def _every_activation() -> dict[str, Any]:
@@ -33,13 +33,13 @@ def _every_activation() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("config", [EVERY_BLOCK, _every_activation()], ids=["blocks", "activations"])
-def test_every_block_and_activation_is_accepted(lab: Lab, tmp_path: Path, config: dict[str, Any]) -> None:
+def test_every_block_and_activation_is_accepted(runner: TrainingRunner, tmp_path: Path, config: dict[str, Any]) -> None:
     cfg = tmp_path / "network.yaml"
     cfg.write_text(yaml.safe_dump(config))
-    lab.assemble(kernels="require", amp=False, cfg=cfg).close()
+    runner.assemble(kernels="require", amp=False, cfg=cfg).close()
 
 
-def test_composed_loss_is_rejected_with_op_names(lab: Lab) -> None:
+def test_composed_loss_is_rejected_with_op_names(runner: TrainingRunner) -> None:
     wanted = r"compute capability 9\.0.* OneFlow .*broadcast_div.*remove --no-bbox-iou-optim, or use --device"
     with pytest.raises(ValueError, match=wanted):
-        lab.assemble(kernels="require", amp=False, bbox_iou_optim=False)
+        runner.assemble(kernels="require", amp=False, bbox_iou_optim=False)

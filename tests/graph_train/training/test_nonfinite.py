@@ -20,8 +20,8 @@ from kernels.runtime import flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from tests.distributed.jobs import JobRunner
-from tests.graph_train.lab import Lab
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+from tests.graph_train.training_runner import TrainingRunner
 
 
 @pytest.mark.parametrize("kind", [EagerStep, GraphStep])
@@ -99,17 +99,17 @@ def test_first_nonfinite_tensor_in_bfloat16() -> None:
 
 @pytest.mark.distributed
 def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
-    lab = JobRunner(tmp_path)
+    runner = JobRunner(tmp_path)
     try:
-        job = lab.run([], 2, module="tests.graph_train.training.nonfinite_job")
+        job = runner.run([], 2, module="tests.graph_train.training.nonfinite_job")
     finally:
-        lab.close()
+        runner.close()
     assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss has 1 of 1 values not finite"] * 2
 
 
 def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lab = Lab(tmp_path)
-    interrupted = lab.train(epochs=3, batch_size=2, stop_after=1)
+    runner = TrainingRunner(tmp_path)
+    interrupted = runner.train(epochs=3, batch_size=2, stop_after=1)
     last = interrupted.folder / "weights" / "last.safetensors"
     # Weights so large that the forward pass overflows: the state is finite, its losses are not.
     checkpoint = load_checkpoint(last)
@@ -128,7 +128,7 @@ def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     log = (interrupted.folder / "train.log").read_text()
     assert log.count("; skipping the update") == 1
     # Without a limit the run finishes, and never replaces a finite checkpoint by a non-finite one.
-    ended = lab.train_as_given(resume=interrupted.folder, max_nonfinite=0)
+    ended = runner.train_as_given(resume=interrupted.folder, max_nonfinite=0)
     assert len(ended.rows) == 3
 
 

@@ -17,11 +17,11 @@ from graph_train.runs.cursor import Cursor
 from graph_train.runs.run_folder import RunFolder
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.trainer import Trainer, TrainResult
-from tests.graph_train.lab import Lab
+from tests.graph_train.training_runner import TrainingRunner
 
 
-def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> None:
-    run, callbacks = lab.assemble(epochs=12, noval=True, nosave=True), Callbacks()
+def test_unused_gradients_are_dropped_at_epoch_end(runner: TrainingRunner, tmp_path: Path) -> None:
+    run, callbacks = runner.assemble(epochs=12, noval=True, nosave=True), Callbacks()
     pending: dict[str, list[bool]] = {"on_train_epoch_start": [], "on_train_epoch_end": []}
 
     def record(hook: str) -> None:
@@ -41,30 +41,30 @@ def test_unused_gradients_are_dropped_at_epoch_end(lab: Lab, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
-def test_best_weights_come_from_best_epoch(lab: Lab, so_far: float, kept: bool) -> None:
-    stopped = lab.train(**lab.finding(epochs=3, stop_after=3))
+def test_best_weights_come_from_best_epoch(runner: TrainingRunner, so_far: float, kept: bool) -> None:
+    stopped = runner.train(**runner.finding(epochs=3, stop_after=3))
     last, best = (stopped.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
     assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
     state = load_checkpoint(last)
     cursor = {**state.header["cursor"], "best_fitness": so_far}
     save_checkpoint(last, replace(state, header={**state.header, "cursor": cursor}))
     before = best.read_bytes()
-    lab.train_as_given(resume=stopped.folder)
+    runner.train_as_given(resume=stopped.folder)
     assert (best.read_bytes() == before) == kept
 
 
-def test_changed_thread_count_is_reported_on_resume(lab: Lab) -> None:
-    stopped = lab.train(epochs=2, stop_after=1, noval=True)
+def test_changed_thread_count_is_reported_on_resume(runner: TrainingRunner) -> None:
+    stopped = runner.train(epochs=2, stop_after=1, noval=True)
     last = stopped.folder / "weights" / "last.safetensors"
     state = load_checkpoint(last)
     assert state.header["threads"] == cpu_threads()
     more = cpu_threads() + 1
     save_checkpoint(last, replace(state, header={**state.header, "threads": more}))
     reported = f"This run used {more} CPU threads before, now {cpu_threads()}; results will differ"
-    log = lab.train_as_given(resume=stopped.folder).log
+    log = runner.train_as_given(resume=stopped.folder).log
     assert log.count(reported) == 1
     assert f"set OMP_NUM_THREADS={more} to continue exactly" in log
-    later = lab.train_as_given(resume=stopped.folder).log  # the changed number is the baseline now
+    later = runner.train_as_given(resume=stopped.folder).log  # the changed number is the baseline now
     assert reported not in later.removeprefix(log)
 
 
@@ -79,13 +79,13 @@ def _recorded(name: str, events: list[str]) -> Callable[..., Any]:
     return call
 
 
-def test_step_result_is_read_after_next_step_starts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_result_is_read_after_next_step_starts(runner: TrainingRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results do not change if a callback for every batch's end forces each step to be awaited."""
-    recorded = lab.train(epochs=2, batch_size=2, graph=True)
+    recorded = runner.train(epochs=2, batch_size=2, graph=True)
     events: list[str] = []
     for name in ("start", "finish"):
         monkeypatch.setattr(GraphStep, name, _recorded(name, events))
-    flags = lab.flags(project=lab.root / "runs", name="ahead", epochs=2, batch_size=2, graph=True)
+    flags = runner.flags(project=runner.root / "runs", name="ahead", epochs=2, batch_size=2, graph=True)
     result = train(**flags)
     assert isinstance(result, TrainResult)
     ahead = result.folder

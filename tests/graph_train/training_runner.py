@@ -130,7 +130,7 @@ class Recorder(TrainingHooks):
 
 
 @dataclass(frozen=True)
-class Trial:
+class FinishedRun:
     """A finished run."""
 
     folder: Path
@@ -153,7 +153,7 @@ class Trial:
         return (self.folder / "train.log").read_text(encoding="utf-8")
 
 
-class Lab:
+class TrainingRunner:
     """Runs trainings in subfolders of one folder."""
 
     def __init__(self, root: Path) -> None:
@@ -164,7 +164,7 @@ class Lab:
         self._count = 0
 
     def flags(self, **flags: Any) -> dict[str, Any]:
-        """Return the flags with the lab's defaults: two batches of four at 64 px, in eager mode."""
+        """Return the flags with the defaults: two batches of four at 64 px, in eager mode."""
         common = {
             "data": self.data,
             "cfg": self.cfg,
@@ -184,13 +184,13 @@ class Lab:
         options = options_from_flags(**self.flags(**flags))
         return assemble(options, load_hyperparameters(options.optim.hyp))
 
-    def train(self, *, stop_after: int = 0, **flags: Any) -> Trial:
+    def train(self, *, stop_after: int = 0, **flags: Any) -> FinishedRun:
         """Train in a new folder, unless `project` is given."""
         self._count += 1
         folder = {"project": self.root / "runs", "name": f"run{self._count}"}
         return self.train_as_given(stop_after=stop_after, **self.flags(**{**folder, **flags}))
 
-    def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> Trial:
+    def train_as_given(self, *, stop_after: int = 0, **flags: Any) -> FinishedRun:
         """Train with exactly these flags."""
         callbacks = Callbacks()
         recorded = Recorder(callbacks, stop_after=stop_after)
@@ -199,7 +199,7 @@ class Lab:
         result = train(**flags) if flags.get("evolve") else train(callbacks=callbacks, **flags)
         assert callbacks.failed == []
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
-        return Trial(folder, recorded, result)
+        return FinishedRun(folder, recorded, result)
 
     def finding(self, **flags: Any) -> dict[str, Any]:
         """Return flags of a run whose network has detections from the start and hardly changes, so its mAP is not 0."""
