@@ -34,14 +34,14 @@ struct Described {
   Math math;
 };
 
-[[noreturn]] void stop(const char* what) {
+[[noreturn]] void fail(const char* what) {
   LOG(FATAL) << "emulated cuDNN: " << what;
   std::abort();
 }
 
 Described& get(Descriptor descriptor, Kind kind) {
   auto* described = static_cast<Described*>(descriptor);
-  if (described == nullptr || described->kind != kind) stop("wrong kind of descriptor");
+  if (described == nullptr || described->kind != kind) fail("wrong kind of descriptor");
   return *described;
 }
 
@@ -125,13 +125,13 @@ ConvolutionShape checked_shape(const Named<Descriptor>& of, Descriptor descripto
                   &y = get(of.y, Kind::kTensor), &convolution = get(descriptor, Kind::kConvolution);
   int out[4];
   output_size(descriptor, of.x, of.weights, out, out + 1, out + 2, out + 3);
-  if (!std::equal(out, out + 4, y.sizes)) stop("wrong output size");
+  if (!std::equal(out, out + 4, y.sizes)) fail("wrong output size");
   if (x.sizes[1] != weights.sizes[1] * convolution.groups || y.sizes[1] % convolution.groups != 0) {
-    stop("channels and groups do not match");
+    fail("channels and groups do not match");
   }
-  if (x.type != weights.type || x.type != y.type) stop("different types");
+  if (x.type != weights.type || x.type != y.type) fail("different types");
   const Math wanted = x.type == DataType::kFloat ? Math::kFusedMultiplyAdd : Math::kTensorCores;
-  if (convolution.math != wanted) stop("float32 without TF32 and 16-bit types with tensor cores are expected");
+  if (convolution.math != wanted) fail("float32 without TF32 and 16-bit types with tensor cores are expected");
   ConvolutionShape s{};
   s.batch = x.sizes[0], s.in_channels = x.sizes[1], s.in_height = x.sizes[2], s.in_width = x.sizes[3];
   s.out_channels = y.sizes[1], s.out_height = y.sizes[2], s.out_width = y.sizes[3];
@@ -206,14 +206,14 @@ Status run(Handle, const void* alpha, Descriptor first, const void* first_data, 
            const void* beta, Descriptor result, void* result_data) {
   const auto of = named<pass>(first, second, result);
   const ConvolutionShape shape = checked_shape(of, convolution);
-  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) stop("this algorithm must not be chosen");
-  if (workspace == nullptr || bytes < kLeastWorkspace) stop("the workspace is too small");
+  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) fail("this algorithm must not be chosen");
+  if (workspace == nullptr || bytes < kLeastWorkspace) fail("the workspace is too small");
   if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0)
-    stop("alpha must be 1 and beta 0");
+    fail("alpha must be 1 and beta 0");
   std::memset(workspace, 0xA5, kLeastWorkspace);
   const auto data = named<pass>(const_cast<void*>(first_data), const_cast<void*>(second_data), result_data);
   for (const void* pointer : {data.x, data.weights, data.y}) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) stop("a tensor is not aligned to 16 bytes");
+    if (reinterpret_cast<uintptr_t>(pointer) % 16 != 0) fail("a tensor is not aligned to 16 bytes");
   }
   switch (get(of.x, Kind::kTensor).type) {
     case DataType::kFloat: compute<pass, float>(shape, of, data, result_data); return 0;

@@ -61,7 +61,7 @@ const Kernel*& kernels() {
 
 std::atomic<uint64_t> order_seed{0};  // 0: ascending order
 
-[[noreturn]] void stop(const char* kernel, const char* what) {
+[[noreturn]] void fail(const char* kernel, const char* what) {
   std::fprintf(stderr, "emulated CUDA kernel %s: %s\n", kernel, what);
   std::abort();
 }
@@ -100,7 +100,7 @@ struct Stacks {
       return stack;
     }
     void* made = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (made == MAP_FAILED) stop("-", "out of memory for the stacks of its threads");
+    if (made == MAP_FAILED) fail("-", "out of memory for the stacks of its threads");
     return static_cast<char*>(made);
   }
 };
@@ -211,7 +211,7 @@ void run_fibers(const std::vector<std::unique_ptr<Block>>& blocks, std::mt19937_
     }
     if (all_wait(all, Waiting::kDone)) break;
     if (!release_complete(blocks) && !ran) {
-      stop(worker.kernel->name, "some threads wait at a barrier or shuffle that others never reach");
+      fail(worker.kernel->name, "some threads wait at a barrier or shuffle that others never reach");
     }
   }
   for (Fiber* fiber : all) worker.stacks.free.push_back(fiber->stack);
@@ -303,7 +303,7 @@ const Kernel* find_kernel(const char* name) {
 
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together) {
   const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  if (static_cast<int>(block.x * block.y * block.z) > kernel.max_threads) stop(kernel.name, "too many threads a block");
+  if (static_cast<int>(block.x * block.y * block.z) > kernel.max_threads) fail(kernel.name, "too many threads a block");
   if (together) return run_cooperative(kernel, grid, block, blocks, args);
   parallel_for(static_cast<int64_t>(blocks), 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) run_block(kernel, grid, block, index, args);
@@ -311,12 +311,12 @@ void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* ar
 }
 
 void block_barrier() {
-  if (worker.running == nullptr) stop(worker.kernel->name, "has a barrier: declare it as GT_BLOCK_KERNEL");
+  if (worker.running == nullptr) fail(worker.kernel->name, "has a barrier: declare it as GT_BLOCK_KERNEL");
   leave(Waiting::kBlock);
 }
 
 void exchange_in_warp(const void* own, size_t bytes) {
-  if (worker.running == nullptr) stop(worker.kernel->name, "has a warp shuffle: declare it as GT_BLOCK_KERNEL");
+  if (worker.running == nullptr) fail(worker.kernel->name, "has a warp shuffle: declare it as GT_BLOCK_KERNEL");
   Fiber* fiber = worker.running;
   fiber->turn ^= 1;
   std::memcpy(fiber->exchanged[fiber->turn], own, bytes);
@@ -330,7 +330,7 @@ const void* of_lane(unsigned int lane) {
 }
 
 void spin() {
-  if (worker.running == nullptr) stop(worker.kernel->name, "waits for another block: declare it as GT_BLOCK_KERNEL");
+  if (worker.running == nullptr) fail(worker.kernel->name, "waits for another block: declare it as GT_BLOCK_KERNEL");
   leave(Waiting::kSpin);
 }
 

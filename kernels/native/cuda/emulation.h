@@ -57,7 +57,7 @@ T from_lane(T value, unsigned int lane) {
   return result;
 }
 
-inline unsigned int own_lane() { return position.thread.x % 32; }
+inline unsigned int lane_of_thread() { return position.thread.x % 32; }
 
 }  // namespace graph_train::emulation
 
@@ -83,16 +83,17 @@ inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst
 
 template<typename T>
 T __shfl_xor_sync(unsigned int, T value, int mask) {
-  return graph_train::emulation::from_lane(value, graph_train::emulation::own_lane() ^ static_cast<unsigned int>(mask));
+  return graph_train::emulation::from_lane(value,
+                                           graph_train::emulation::lane_of_thread() ^ static_cast<unsigned int>(mask));
 }
 template<typename T>
 T __shfl_down_sync(unsigned int, T value, unsigned int distance) {
-  const unsigned int lane = graph_train::emulation::own_lane() + distance;
-  return graph_train::emulation::from_lane(value, lane < 32 ? lane : graph_train::emulation::own_lane());
+  const unsigned int lane = graph_train::emulation::lane_of_thread() + distance;
+  return graph_train::emulation::from_lane(value, lane < 32 ? lane : graph_train::emulation::lane_of_thread());
 }
 template<typename T>
 T __shfl_up_sync(unsigned int, T value, unsigned int distance) {
-  const unsigned int own = graph_train::emulation::own_lane();
+  const unsigned int own = graph_train::emulation::lane_of_thread();
   return graph_train::emulation::from_lane(value, own < distance ? own : own - distance);
 }
 template<typename T>

@@ -22,7 +22,7 @@ struct Table {
 };
 
 // Context, modules and functions of one device.
-struct OnDevice {
+struct DeviceState {
   Context context = nullptr;
   std::vector<Module> modules;
   std::map<std::string, Function> functions;
@@ -43,9 +43,9 @@ std::vector<std::string>& images_of(int device) {
   return images;
 }
 
-OnDevice& on_device(int device) {
-  static auto* devices = new std::map<int, OnDevice>;
-  OnDevice& here = (*devices)[device];
+DeviceState& device_state(int device) {
+  static auto* devices = new std::map<int, DeviceState>;
+  DeviceState& here = (*devices)[device];
   if (here.context == nullptr) {
     Device handle;
     GT_CUDA_CHECK(device_get(&handle, device));
@@ -55,8 +55,8 @@ OnDevice& on_device(int device) {
 }
 
 // The runtime API that OneFlow uses makes the device's primary context current, but perhaps not in this thread yet.
-OnDevice& enter(int device) {
-  OnDevice& here = on_device(device);
+DeviceState& enter(int device) {
+  DeviceState& here = device_state(device);
   Context current = nullptr;
   GT_CUDA_CHECK(context_get_current(&current));
   if (current != here.context) GT_CUDA_CHECK(context_set_current(here.context));
@@ -64,7 +64,7 @@ OnDevice& enter(int device) {
 }
 
 Function function_of(int device, const std::string& name) {
-  OnDevice* const here = &enter(device);
+  DeviceState* const here = &enter(device);
   const auto known = here->functions.find(name);
   if (known != here->functions.end()) return known->second;
   if (here->modules.empty()) {
@@ -141,12 +141,12 @@ void launch_raw(const Queue& queue, const std::string& name, Size grid, unsigned
 }
 
 int64_t cooperative_blocks(const Queue& queue, const std::string& name, int64_t max_blocks, unsigned int threads) {
-  int on_each = 0;
+  int blocks_per_multiprocessor = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex());
-    GT_CUDA_CHECK(occupancy(&on_each, function_of(queue.device, name), static_cast<int>(threads), 0));
+    GT_CUDA_CHECK(occupancy(&blocks_per_multiprocessor, function_of(queue.device, name), static_cast<int>(threads), 0));
   }
-  const int64_t fit = static_cast<int64_t>(on_each) * multiprocessors(queue.device);
+  const int64_t fit = static_cast<int64_t>(blocks_per_multiprocessor) * multiprocessors(queue.device);
   return std::max<int64_t>(1, std::min(fit, max_blocks));
 }
 
@@ -249,7 +249,7 @@ void count(const std::string& what) {
 namespace {
 
 // The text stays valid until the next call from this thread.
-const char* kept(const std::string& text) {
+const char* keep_text(const std::string& text) {
   thread_local std::string last;
   last = text;
   return last.c_str();
@@ -267,7 +267,7 @@ extern "C" GT_EXPORT void graph_train_cuda_add_image(int device, const char* ima
 extern "C" GT_EXPORT const char* graph_train_cuda_ops() {
   std::ostringstream names;
   for (const std::string& op : covered_ops()) names << op << '\n';
-  return kept(names.str());
+  return keep_text(names.str());
 }
 
 // Numbers of launches, cuDNN calls and memsets since the last reset: name, space, number; one per line.
@@ -275,7 +275,7 @@ extern "C" GT_EXPORT const char* graph_train_cuda_counts() {
   const std::lock_guard<std::mutex> lock(mutex());
   std::ostringstream lines;
   for (const auto& [name, number] : counts()) lines << name << ' ' << number << '\n';
-  return kept(lines.str());
+  return keep_text(lines.str());
 }
 
 extern "C" GT_EXPORT void graph_train_cuda_reset_counts() {

@@ -6,7 +6,7 @@ namespace graph_train {
 
 // Calls body(first, number) for this thread's elements: kActivatePerThread, fewer at the end.
 template<typename Body>
-GT_DEVICE void for_own_elements(int64_t count, const Body& body) {
+GT_DEVICE void for_thread_elements(int64_t count, const Body& body) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kActivatePerThread;
   if (first >= count) return;
   const int64_t left = count - first;
@@ -34,7 +34,7 @@ struct Gradients {
 
 template<typename T>
 GT_DEVICE void activate(const ActivateArgs& args) {
-  for_own_elements(args.count, [&](int64_t first, int number) {
+  for_thread_elements(args.count, [&](int64_t first, int number) {
     float values[kActivatePerThread] = {};
     load_floats<kActivatePerThread>(static_cast<const T*>(args.x) + first, number, values);
     with_kind(args.kind, Values{values, args.parameter});
@@ -44,7 +44,7 @@ GT_DEVICE void activate(const ActivateArgs& args) {
 
 template<typename T>
 GT_DEVICE void activate_grad(const ActivateArgs& args) {
-  for_own_elements(args.count, [&](int64_t first, int number) {
+  for_thread_elements(args.count, [&](int64_t first, int number) {
     float values[kActivatePerThread] = {}, gradients[kActivatePerThread] = {};
     load_floats<kActivatePerThread>(static_cast<const T*>(args.x) + first, number, values);
     load_floats<kActivatePerThread>(static_cast<const T*>(args.dy) + first, number, gradients);

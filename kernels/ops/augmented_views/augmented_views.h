@@ -43,7 +43,7 @@ GT_HOST_DEVICE Neighbours columns_of(const ViewArgs& args, int64_t column) {
   return {args.columns - 1 - own.first, args.columns - 1 - own.second, own.weight};
 }
 
-GT_HOST_DEVICE float between(const uint8_t* row, const Neighbours& columns) {
+GT_HOST_DEVICE float interpolate(const uint8_t* row, const Neighbours& columns) {
   return (1.0f - columns.weight) * static_cast<float>(row[columns.first])
          + columns.weight * static_cast<float>(row[columns.second]);
 }
@@ -51,7 +51,7 @@ GT_HOST_DEVICE float between(const uint8_t* row, const Neighbours& columns) {
 // A value in [0, 1], interpolated between two rows of the image.
 GT_HOST_DEVICE float view_value(const uint8_t* upper, const uint8_t* lower, float lower_weight,
                                 const Neighbours& columns) {
-  return ((1.0f - lower_weight) * between(upper, columns) + lower_weight * between(lower, columns)) / kMaxPixel;
+  return ((1.0f - lower_weight) * interpolate(upper, columns) + lower_weight * interpolate(lower, columns)) / kMaxPixel;
 }
 
 // The predictions of one view; the rows [first, first + kept) are used.

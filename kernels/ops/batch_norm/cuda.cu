@@ -10,9 +10,9 @@
 
 namespace graph_train {
 
-GT_DEVICE void load_channels(const float* from, const NormShare& share, float* to) {
+GT_DEVICE void load_channels(const float* from, const NormThread& thread, float* to) {
   for (int i = 0; i < kNormPerThread; ++i) to[i] = 0.0f;
-  load_floats<kNormPerThread>(from + share.channel, share.number, to);
+  load_floats<kNormPerThread>(from + thread.channel, thread.channels, to);
 }
 
 // z = (x - mean) * gain + bias.
@@ -20,14 +20,14 @@ struct NormColumns {
   float mean[kNormPerThread], gain[kNormPerThread], bias[kNormPerThread];
 };
 
-GT_DEVICE NormColumns norm_columns(const NormArgs& args, const NormShare& share, const float* mean,
+GT_DEVICE NormColumns norm_columns(const NormArgs& args, const NormThread& thread, const float* mean,
                                    const float* inverse) {
   NormColumns columns;
   float inverses[kNormPerThread];
-  load_channels(mean, share, columns.mean);
-  load_channels(inverse, share, inverses);
-  load_channels(args.gamma, share, columns.gain);
-  load_channels(args.beta, share, columns.bias);
+  load_channels(mean, thread, columns.mean);
+  load_channels(inverse, thread, inverses);
+  load_channels(args.gamma, thread, columns.gain);
+  load_channels(args.beta, thread, columns.bias);
   for (int i = 0; i < kNormPerThread; ++i) columns.gain[i] *= inverses[i];
   return columns;
 }
@@ -53,26 +53,26 @@ GT_DEVICE float norm_shift(const NormArgs& args, int64_t channel) {
 // Sums over the rows of each thread, then of the lanes of the block pairwise, go to partial_sums. A thread's sums wait
 // in shared memory, which leaves more registers for loads in progress.
 template<typename Body>
-GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormShare& share, bool whole,
+GT_DEVICE void sum_rows(const NormArgs& args, const NormPieces& p, const NormThread& thread, bool whole,
                         const Body& body) {
   GT_SHARED(float, of_threads, 2 * kNormPerThread * kNormThreads);
   float* own = of_threads + threadIdx.x;
   __syncthreads();  // those of an earlier piece may still be read
   for (int i = 0; i < 2 * kNormPerThread; ++i) own[i * kNormThreads] = 0.0f;
   if (whole) {
-    sum_own_rows<true>(share, body, own);
-  } else if (share.number > 0) {
-    sum_own_rows<false>(share, body, own);
+    sum_thread_rows<true>(thread, body, own);
+  } else if (thread.channels > 0) {
+    sum_thread_rows<false>(thread, body, own);
   }
   for (int lanes = p.lanes; lanes > 1; lanes = (lanes + 1) / 2) {
     __syncthreads();
     const int half = (lanes + 1) / 2;
-    if (share.lane + half >= lanes) continue;
+    if (thread.lane + half >= lanes) continue;
     for (int i = 0; i < 2 * kNormPerThread; ++i) own[i * kNormThreads] += own[i * kNormThreads + half * p.columns];
   }
-  if (share.lane > 0) return;
-  float* target = args.partial_sums + share.part * 2 * p.channels + share.channel;
-  for (int i = 0; i < share.number; ++i) {
+  if (thread.lane > 0) return;
+  float* target = args.partial_sums + thread.part * 2 * p.channels + thread.channel;
+  for (int i = 0; i < thread.channels; ++i) {
     target[i] = own[2 * i * kNormThreads];
     target[p.channels + i] = own[(2 * i + 1) * kNormThreads];
   }
@@ -100,12 +100,12 @@ struct NormMoments {
   using Row = NormRow<T>;
   static constexpr int kAtOnce = 4;
   const NormArgs& args;
-  const NormShare& share;
+  const NormThread& thread;
   const float* shifts;
 
   template<bool kWhole>
   GT_DEVICE Row load(int64_t row) const {
-    return load_row<kWhole, T>(args.x, row * args.channels + share.channel, share.number);
+    return load_row<kWhole, T>(args.x, row * args.channels + thread.channel, thread.channels);
   }
   GT_DEVICE void add(const Row& x, NormSums* sums) const {
     for (int i = 0; i < kNormPerThread; ++i) {
@@ -116,22 +116,22 @@ struct NormMoments {
   }
 };
 
-// Sums of (x - shift) and its square, where shift(share, values) fills in eight values.
+// Sums of (x - shift) and its square, where shift(thread, values) fills in eight values.
 template<typename T, typename Shift>
 GT_DEVICE void sum_moments(const NormArgs& args, const NormPieces& p, const Shift& shift) {
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
-    const NormShare share = norm_share(p, piece);
+    const NormThread thread = norm_thread(p, piece);
     float shifts[kNormPerThread] = {};
-    shift(share, shifts);
-    sum_rows(args, p, share, is_whole<T>(args, share), NormMoments<T>{args, share, shifts});
+    shift(thread, shifts);
+    sum_rows(args, p, thread, is_whole<T>(args, thread), NormMoments<T>{args, thread, shifts});
   }
 }
 
 template<typename T>
 GT_DEVICE void sum_moments_about_values(const NormArgs& args, const NormPieces& p) {
-  sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) {
+  sum_moments<T>(args, p, [&](const NormThread& thread, float* shifts) {
     for (int i = 0; i < kNormPerThread; ++i) {
-      if (i < share.number) shifts[i] = norm_shift<T>(args, share.channel + i);
+      if (i < thread.channels) shifts[i] = norm_shift<T>(args, thread.channel + i);
     }
   });
 }
@@ -152,12 +152,12 @@ struct Normalise {
   using Row = NormRow<T>;
   static constexpr int kAtOnce = 4;
   const NormArgs& args;
-  const NormShare& share;
+  const NormThread& thread;
   const NormColumns& columns;
 
   template<bool kWhole>
   GT_DEVICE Row load(int64_t row) const {
-    return load_row<kWhole, T>(args.x, row * args.channels + share.channel, share.number);
+    return load_row<kWhole, T>(args.x, row * args.channels + thread.channel, thread.channels);
   }
   GT_DEVICE void store(int64_t row, const Row& x) const {
     float values[kNormPerThread];
@@ -165,14 +165,14 @@ struct Normalise {
       const float z = (to_float(x.values[i]) - columns.mean[i]) * columns.gain[i] + columns.bias[i];
       values[i] = args.silu ? z / (1.0f + expf(-z)) : z;
     }
-    T* const out = static_cast<T*>(args.out) + row * args.channels + share.channel;
-    store_floats<kNormPerThread>(out, share.number, values);
+    T* const out = static_cast<T*>(args.out) + row * args.channels + thread.channel;
+    store_floats<kNormPerThread>(out, thread.channels, values);
   }
 };
 
 template<typename T>
-GT_DEVICE void normalise_share(const NormArgs& args, const NormShare& share, const NormColumns& columns) {
-  change_rows(share, is_whole<T>(args, share), Normalise<T>{args, share, columns});
+GT_DEVICE void normalise_thread(const NormArgs& args, const NormThread& thread, const NormColumns& columns) {
+  update_rows(thread, is_whole<T>(args, thread), Normalise<T>{args, thread, columns});
 }
 
 // The forward pass with the batch's statistics.
@@ -193,10 +193,10 @@ GT_DEVICE void batch_norm(const NormArgs& args) {
   });
   grid_barrier(args.counters);
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
-    const NormShare share = norm_share(p, piece);
-    if (share.number == 0) continue;
-    const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
-    normalise_share<T>(args, share, columns);
+    const NormThread thread = norm_thread(p, piece);
+    if (thread.channels == 0) continue;
+    const NormColumns columns = norm_columns(args, thread, args.statistics, args.statistics + args.channels);
+    normalise_thread<T>(args, thread, columns);
   }
   leave_grid(args.counters);
 }
@@ -206,26 +206,26 @@ GT_DEVICE void batch_norm(const NormArgs& args) {
 template<typename T>
 GT_DEVICE void normalise(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
-  const NormShare share = norm_share(p, blockIdx.x);
-  if (share.number == 0) return;
+  const NormThread thread = norm_thread(p, blockIdx.x);
+  if (thread.channels == 0) return;
   float inverse[kNormPerThread], gamma[kNormPerThread];
   NormColumns columns;
-  load_channels(args.mean, share, columns.mean);
-  load_channels(args.variance, share, inverse);
-  load_channels(args.gamma, share, gamma);
-  load_channels(args.beta, share, columns.bias);
-  const bool stores = share.part == 0 && share.lane == 0;
+  load_channels(args.mean, thread, columns.mean);
+  load_channels(args.variance, thread, inverse);
+  load_channels(args.gamma, thread, gamma);
+  load_channels(args.beta, thread, columns.bias);
+  const bool stores = thread.part == 0 && thread.lane == 0;
   for (int i = 0; i < kNormPerThread; ++i) {
     const float variance = inverse[i];
     inverse[i] = norm_inverse(variance, args.epsilon);
     columns.gain[i] = gamma[i] * inverse[i];
-    if (stores && i < share.number) move_statistics(args, share.channel + i, columns.mean[i], variance);
+    if (stores && i < thread.channels) move_statistics(args, thread.channel + i, columns.mean[i], variance);
   }
   if (stores) {
-    store_floats<kNormPerThread>(args.statistics + share.channel, share.number, columns.mean);
-    store_floats<kNormPerThread>(args.statistics + args.channels + share.channel, share.number, inverse);
+    store_floats<kNormPerThread>(args.statistics + thread.channel, thread.channels, columns.mean);
+    store_floats<kNormPerThread>(args.statistics + args.channels + thread.channel, thread.channels, inverse);
   }
-  normalise_share<T>(args, share, columns);
+  normalise_thread<T>(args, thread, columns);
 }
 
 // Common to all gradient kernels: x - mean, and dz, the gradient before the optional SiLU.
@@ -236,13 +236,13 @@ struct NormGradient {
   };
   static constexpr int kAtOnce = sizeof(T) == 2 ? 2 : 1;  // more do not fit into the registers
   const NormArgs& args;
-  const NormShare& share;
+  const NormThread& thread;
   const NormColumns& columns;
 
   template<bool kWhole>
   GT_DEVICE Row load(int64_t row) const {
-    const int64_t place = row * args.channels + share.channel;
-    return {load_row<kWhole, T>(args.x, place, share.number), load_row<kWhole, T>(args.dy, place, share.number)};
+    const int64_t place = row * args.channels + thread.channel;
+    return {load_row<kWhole, T>(args.x, place, thread.channels), load_row<kWhole, T>(args.dy, place, thread.channels)};
   }
   GT_DEVICE float centred(const Row& row, int i) const { return to_float(row.x.values[i]) - columns.mean[i]; }
   GT_DEVICE float dz(const Row& row, int i) const {
@@ -260,9 +260,9 @@ struct NormGradient {
 template<typename T>
 GT_DEVICE void sum_gradients(const NormArgs& args, const NormPieces& p) {
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
-    const NormShare share = norm_share(p, piece);
-    const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
-    sum_rows(args, p, share, is_whole<T>(args, share), NormGradient<T>{args, share, columns});
+    const NormThread thread = norm_thread(p, piece);
+    const NormColumns columns = norm_columns(args, thread, args.statistics, args.statistics + args.channels);
+    sum_rows(args, p, thread, is_whole<T>(args, thread), NormGradient<T>{args, thread, columns});
   }
 }
 
@@ -278,27 +278,28 @@ struct InputGradient : NormGradient<T> {
     for (int i = 0; i < kNormPerThread; ++i) {
       dx[i] = (this->dz(values, i) - offset[i] - this->centred(values, i) * slope[i]) * this->columns.gain[i];
     }
-    T* const out = static_cast<T*>(this->args.out) + row * this->args.channels + this->share.channel;
-    store_floats<kNormPerThread>(out, this->share.number, dx);
+    T* const out = static_cast<T*>(this->args.out) + row * this->args.channels + this->thread.channel;
+    store_floats<kNormPerThread>(out, this->thread.channels, dx);
   }
 };
 
 template<typename T>
-GT_DEVICE void gradient_share(const NormArgs& args, const NormShare& share, const float* d_beta, const float* d_gamma) {
-  const NormColumns columns = norm_columns(args, share, args.statistics, args.statistics + args.channels);
+GT_DEVICE void gradient_of_thread(const NormArgs& args, const NormThread& thread, const float* d_beta,
+                                  const float* d_gamma) {
+  const NormColumns columns = norm_columns(args, thread, args.statistics, args.statistics + args.channels);
   float offset[kNormPerThread] = {}, slope[kNormPerThread] = {};
   if (args.statistics_of_batch) {
     const auto pixels = static_cast<float>(args.pixels);
     float inverse[kNormPerThread];
-    load_channels(d_beta, share, offset);
-    load_channels(d_gamma, share, slope);
-    load_channels(args.statistics + args.channels, share, inverse);
+    load_channels(d_beta, thread, offset);
+    load_channels(d_gamma, thread, slope);
+    load_channels(args.statistics + args.channels, thread, inverse);
     for (int i = 0; i < kNormPerThread; ++i) {
       offset[i] = offset[i] / pixels;
       slope[i] = slope[i] * inverse[i] / pixels;
     }
   }
-  change_rows(share, is_whole<T>(args, share), InputGradient<T>{{args, share, columns}, offset, slope});
+  update_rows(thread, is_whole<T>(args, thread), InputGradient<T>{{args, thread, columns}, offset, slope});
 }
 
 // The backward pass.
@@ -313,8 +314,8 @@ GT_DEVICE void batch_norm_grad(const NormArgs& args) {
   });
   grid_barrier(args.counters);
   for (int64_t piece = blockIdx.x; piece < p.count(); piece += gridDim.x) {
-    const NormShare share = norm_share(p, piece);
-    if (share.number > 0) gradient_share<T>(args, share, args.d_beta, args.d_gamma);
+    const NormThread thread = norm_thread(p, piece);
+    if (thread.channels > 0) gradient_of_thread<T>(args, thread, args.d_beta, args.d_gamma);
   }
   leave_grid(args.counters);
 }
@@ -335,7 +336,7 @@ GT_DEVICE void channel_mean(const NormArgs& args) {
 template<typename T>
 GT_DEVICE void channel_variance(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
-  sum_moments<T>(args, p, [&](const NormShare& share, float* shifts) { load_channels(args.mean, share, shifts); });
+  sum_moments<T>(args, p, [&](const NormThread& thread, float* shifts) { load_channels(args.mean, thread, shifts); });
   grid_barrier(args.counters);
   for_total_sums(args, p, [&](int64_t channel, double, double squares) {
     args.statistics[channel] = static_cast<float>(squares / args.pixels);
@@ -361,8 +362,8 @@ GT_DEVICE void normalise_sums(const NormArgs& args) {
 template<typename T>
 GT_DEVICE void normalise_grad(const NormArgs& args) {
   const NormPieces p = norm_pieces(args.rows, args.channels, gridDim.x);
-  const NormShare share = norm_share(p, blockIdx.x);
-  if (share.number > 0) gradient_share<T>(args, share, args.both, args.both + args.channels);
+  const NormThread thread = norm_thread(p, blockIdx.x);
+  if (thread.channels > 0) gradient_of_thread<T>(args, thread, args.both, args.both + args.channels);
 }
 
 GT_KERNEL_OF_ACTIVATIONS(GT_BLOCK_KERNEL, batch_norm, NormArgs, kNormThreads)

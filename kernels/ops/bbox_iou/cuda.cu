@@ -27,7 +27,7 @@ GT_DEVICE Pair load_pair(const BoxIouArgs& args, int64_t pair) {
           sides_of(load_box(args.box2, pair), centre_form, args.eps)};
 }
 
-GT_DEVICE int64_t own_pair() { return static_cast<int64_t>(blockIdx.x) * kBoxThreads + threadIdx.x; }
+GT_DEVICE int64_t pair_of_thread() { return static_cast<int64_t>(blockIdx.x) * kBoxThreads + threadIdx.x; }
 
 template<IouKind kind>
 GT_DEVICE void overlap(const BoxIouArgs& args, int64_t number) {
@@ -47,7 +47,7 @@ GT_DEVICE void gradient(const BoxIouArgs& args, int64_t number) {
 }  // namespace
 
 GT_KERNEL(bbox_iou, BoxIouArgs, kBoxThreads) {
-  const int64_t number = own_pair();
+  const int64_t number = pair_of_thread();
   if (number >= args.pairs) return;
   switch (args.kind) {
     case IouKind::kIou: return overlap<IouKind::kIou>(args, number);
@@ -58,7 +58,7 @@ GT_KERNEL(bbox_iou, BoxIouArgs, kBoxThreads) {
 }
 
 GT_KERNEL(bbox_iou_grad, BoxIouArgs, kBoxThreads) {
-  const int64_t number = own_pair();
+  const int64_t number = pair_of_thread();
   if (number >= args.pairs) return;
   switch (args.kind) {
     case IouKind::kIou: return gradient<IouKind::kIou>(args, number);

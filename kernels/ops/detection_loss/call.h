@@ -11,13 +11,13 @@ namespace graph_train {
 inline int64_t anchors_of(int64_t settings, int64_t levels) { return (settings - kLossSettings) / (2 * levels); }
 
 // The part of a batch that this rank has.
-struct OwnImages {
+struct LocalImages {
   int64_t first, count, batch;
 };
 
 // OneFlow splits an axis so that, with a remainder, the first ranks have one element more. If the rank has the whole
 // batch, it is not split.
-inline OwnImages own_images(user_op::KernelComputeContext* ctx) {
+inline LocalImages local_images(user_op::KernelComputeContext* ctx) {
   const int64_t count = view_of(ctx, "map").At(0), batch = view_of(ctx, "labels").At(0);
   if (count == batch) return {0, count, batch};
   const int64_t rank = ctx->parallel_ctx().parallel_id(), ranks = ctx->parallel_ctx().parallel_num();

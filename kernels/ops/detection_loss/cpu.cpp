@@ -151,7 +151,7 @@ class DetectionLossKernel final : public StatelessKernel {
     LossSettings settings;
     std::memcpy(&settings, data_of(ctx, "settings"), sizeof(settings));
     const auto levels = levels_of(ctx);
-    const OwnImages images = own_images(ctx);
+    const LocalImages images = local_images(ctx);
     const Labels labels{data_of(ctx, "labels"), view_of(ctx, "labels").At(1)};
     const auto counts = count_all_matches(settings, levels, labels, images.batch);
     const float* balance = data_of(ctx, "balance");

@@ -25,7 +25,7 @@ class DetectionLossCudaKernel final : public StatelessKernel {
   void Compute(user_op::KernelComputeContext* ctx) const override {
     const cuda::Queue queue = cuda::queue_of(ctx);
     const auto levels = levels_of(ctx);
-    const OwnImages images = own_images(ctx);
+    const LocalImages images = local_images(ctx);
     LossArgs args{};
     for (const LossLevel& level : levels) {
       const int index = args.level_count++;

@@ -50,7 +50,7 @@ GT_DEVICE Tile tile_at(const LossArgs& args, int64_t number, const LossScales* s
   return tile;
 }
 
-GT_DEVICE void count_own_matches(const LossArgs& args, float limit) {
+GT_DEVICE void count_block_matches(const LossArgs& args, float limit) {
   const int64_t labels = args.batch * args.slots, step = static_cast<int64_t>(gridDim.x) * kLossThreads;
   for (int level = 0; level < args.level_count; ++level) {
     int64_t matches = 0;
@@ -265,7 +265,7 @@ GT_BLOCK_KERNEL(detection_loss, LossArgs, kLossThreads) {
   GT_SHARED(double, matches, kMaxLevels);
   GT_SHARED(LossScales, scales, kMaxLevels);
   const LossSettings settings = *reinterpret_cast<const LossSettings*>(args.settings);
-  count_own_matches(args, settings.anchor_t);
+  count_block_matches(args, settings.anchor_t);
   grid_barrier(args.grid_counters);
   prepare_scales(args, settings, matches, scales);
   for (int64_t tile = blockIdx.x; tile < args.first_tile[args.level_count]; tile += gridDim.x) {

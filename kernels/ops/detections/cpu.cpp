@@ -84,9 +84,9 @@ int32_t suppress_image(const SuppressionSettings& settings, const float* predict
     if (kept.size() == static_cast<size_t>(settings.max_detections)) break;
     const Candidate candidate = candidate_of(key, settings.classes);
     const float* row = predictions + candidate.box * (5 + settings.classes);
-    const Box<float> box = compared_corners(settings, row, candidate.category);
-    const auto covers_box = [&](const Box<float>& other) { return covers(other, box, settings.iou); };
-    if (std::any_of(kept.begin(), kept.end(), covers_box)) continue;
+    const Box<float> box = nms_corners(settings, row, candidate.category);
+    const auto suppresses_box = [&](const Box<float>& other) { return suppresses(other, box, settings.iou); };
+    if (std::any_of(kept.begin(), kept.end(), suppresses_box)) continue;
     store_detection(row, candidate.category, detections + kDetectionValues * kept.size());
     kept.push_back(box);
   }

@@ -176,8 +176,8 @@ GT_DEVICE int visit_candidates(const Image& image, int first, int number, int ke
   bool is_alive = own < here;
   if (is_alive) {
     candidate = candidate_of(image.keys[first + own], settings.classes);
-    box = compared_corners(settings, image.row(candidate.box), candidate.category);
-    for (int other = 0; other < kept && is_alive; ++other) is_alive = !covers(image.kept[other], box, settings.iou);
+    box = nms_corners(settings, image.row(candidate.box), candidate.category);
+    for (int other = 0; other < kept && is_alive; ++other) is_alive = !suppresses(image.kept[other], box, settings.iou);
   }
   boxes[own] = box;
   alive[own] = is_alive;
@@ -189,7 +189,7 @@ GT_DEVICE int visit_candidates(const Image& image, int first, int number, int ke
       store_detection(image.row(candidate.box), candidate.category, image.detections + kDetectionValues * kept);
     }
     __syncthreads();
-    if (own > next && alive[own] != 0 && covers(boxes[next], box, settings.iou)) alive[own] = 0;
+    if (own > next && alive[own] != 0 && suppresses(boxes[next], box, settings.iou)) alive[own] = 0;
     ++kept;
     __syncthreads();
   }

@@ -76,8 +76,7 @@ GT_HOST_DEVICE Box<float> corners_of(const float* prediction) {
 }
 
 // Corners for the comparison, shifted by class unless the suppression is agnostic.
-GT_HOST_DEVICE Box<float> compared_corners(const SuppressionSettings& settings, const float* prediction,
-                                           int32_t category) {
+GT_HOST_DEVICE Box<float> nms_corners(const SuppressionSettings& settings, const float* prediction, int32_t category) {
   const Box<float> box = corners_of(prediction);
   if (settings.agnostic != 0) return box;
   const float shift = settings.class_shift * static_cast<float>(category);
@@ -85,7 +84,7 @@ GT_HOST_DEVICE Box<float> compared_corners(const SuppressionSettings& settings, 
 }
 
 // Whether a kept box suppresses another one. 0 / 0, of boxes without area, is not above any threshold.
-GT_HOST_DEVICE bool covers(const Box<float>& kept, const Box<float>& other, float threshold) {
+GT_HOST_DEVICE bool suppresses(const Box<float>& kept, const Box<float>& other, float threshold) {
   const float width = smaller(kept.third, other.third) - larger(kept.first, other.first);
   const float height = smaller(kept.fourth, other.fourth) - larger(kept.second, other.second);
   const float overlap = larger(width, 0.0f) * larger(height, 0.0f);

@@ -6,7 +6,7 @@ namespace graph_train {
 
 // Calls body(first, number) for this thread's elements: kPerThread, fewer at the end.
 template<typename Body>
-GT_DEVICE void for_own_elements(int64_t count, const Body& body) {
+GT_DEVICE void for_thread_elements(int64_t count, const Body& body) {
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kPerThread;
   if (first >= count) return;
   body(first, count - first < kPerThread ? static_cast<int>(count - first) : kPerThread);
@@ -15,7 +15,7 @@ GT_DEVICE void for_own_elements(int64_t count, const Body& body) {
 // Adds the summands from the first to the last, and rounds once.
 template<typename T>
 GT_DEVICE void add_n(const AddArgs& args) {
-  for_own_elements(args.count, [&](int64_t first, int number) {
+  for_thread_elements(args.count, [&](int64_t first, int number) {
     float sum[kPerThread] = {}, next[kPerThread] = {};
     load_floats<kPerThread>(static_cast<const T*>(args.inputs[0]) + first, number, sum);
     for (int input = 1; input < args.summands; ++input) {
@@ -28,7 +28,7 @@ GT_DEVICE void add_n(const AddArgs& args) {
 
 template<typename From, typename To>
 GT_DEVICE void cast(const CastArgs& args) {
-  for_own_elements(args.count, [&](int64_t first, int number) {
+  for_thread_elements(args.count, [&](int64_t first, int number) {
     float values[kPerThread] = {};
     load_floats<kPerThread>(static_cast<const From*>(args.in) + first, number, values);
     store_floats<kPerThread>(static_cast<To*>(args.out) + first, number, values);
@@ -43,7 +43,7 @@ GT_KERNEL(cast_f32_f16, CastArgs, kElementwiseThreads) { cast<float, Half>(args)
 GT_KERNEL(cast_f16_f32, CastArgs, kElementwiseThreads) { cast<Half, float>(args); }
 
 GT_KERNEL(fill_f32, FillArgs, kElementwiseThreads) {
-  for_own_elements(args.count, [&](int64_t first, int number) {
+  for_thread_elements(args.count, [&](int64_t first, int number) {
     float values[kPerThread];
     for (int i = 0; i < kPerThread; ++i) values[i] = args.value;
     store_floats<kPerThread>(static_cast<float*>(args.out) + first, number, values);

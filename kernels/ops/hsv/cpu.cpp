@@ -56,12 +56,12 @@ GT_INLINE void read_chunk(const uint8_t* in, int64_t channel, int count, Chunk& 
   }
 }
 
-GT_INLINE void gain_chunk(const Chunk& in, int count, const Tables& tables, uint8_t* __restrict to, int64_t plane) {
+GT_INLINE void adjust_chunk(const Chunk& in, int count, const Tables& tables, uint8_t* __restrict to, int64_t plane) {
   for (int i = 0; i < count; ++i) {
     const int32_t r = in.red[i], g = in.green[i], b = in.blue[i];
     const int32_t high = std::max(r, std::max(g, b)), low = std::min(r, std::min(g, b)), spread = high - low;
-    const int32_t turn = high == r ? g - b : (high == g ? b - r + 2 * spread : r - g + 4 * spread);
-    int32_t hue = (turn * reciprocal(30, spread) + (1 << (kFraction - 1))) >> kFraction;
+    const int32_t hue_offset = high == r ? g - b : (high == g ? b - r + 2 * spread : r - g + 4 * spread);
+    int32_t hue = (hue_offset * reciprocal(30, spread) + (1 << (kFraction - 1))) >> kFraction;
     hue = hue < 0 ? hue + 180 : hue;
     const int32_t strength = (spread * reciprocal(255, high) + (1 << (kFraction - 1))) >> kFraction;
     hue = tables.hue[hue];
@@ -73,8 +73,8 @@ GT_INLINE void gain_chunk(const Chunk& in, int count, const Tables& tables, uint
 }
 
 // `out` may be the input itself, because each chunk is read before it is written.
-GT_VECTOR void gain_row(const uint8_t* row, int64_t step, int64_t channel_step, int64_t width, const Tables& tables,
-                        uint8_t* out, int64_t plane) {
+GT_VECTOR void adjust_row(const uint8_t* row, int64_t step, int64_t channel_step, int64_t width, const Tables& tables,
+                          uint8_t* out, int64_t plane) {
   Chunk chunk;
   for (int64_t start = 0; start < width; start += kChunk) {
     const int count = static_cast<int>(std::min<int64_t>(kChunk, width - start));
@@ -83,7 +83,7 @@ GT_VECTOR void gain_row(const uint8_t* row, int64_t step, int64_t channel_step, 
     } else {
       read_chunk<1>(row + start, channel_step, count, chunk);
     }
-    gain_chunk(chunk, count, tables, out + start, plane);
+    adjust_chunk(chunk, count, tables, out + start, plane);
   }
 }
 
@@ -105,7 +105,7 @@ extern "C" GT_EXPORT void graph_train_hsv_planes(const uint8_t* in, int64_t heig
                                                  int64_t plane, int64_t stride) {
   const Tables made = make_tables(tables);
   for (int64_t y = 0; y < height; ++y) {
-    gain_row(in + row * y, step, channel, width, made, out + stride * y, plane);
+    adjust_row(in + row * y, step, channel, width, made, out + stride * y, plane);
   }
 }
 

@@ -23,8 +23,8 @@ struct Window {
 
 // Updates the maxima `best` and their indices `where` of one output row. A larger value or NaN wins, so the first of
 // equal values is kept.
-GT_VECTOR void take_larger(const float* x, float* best, int32_t* where, int64_t n, int64_t stride, int32_t first,
-                           int32_t index_step) {
+GT_VECTOR void update_max(const float* x, float* best, int32_t* where, int64_t n, int64_t stride, int32_t first,
+                          int32_t index_step) {
   for (int64_t i = 0; i < n; ++i) {
     const float value = x[i * stride];
     const bool wins = value > best[i] || value != value;
@@ -66,19 +66,19 @@ void pool_row(const Window& w, const float* x, int64_t out_row, float* best, int
       if (first >= last) continue;
       if (w.step == 1) {
         const int64_t at = row * w.in_columns + first * w.stride_columns + offset;
-        take_larger(x + at, best + first, where + first, last - first, w.stride_columns, static_cast<int32_t>(at),
-                    static_cast<int32_t>(w.stride_columns));
+        update_max(x + at, best + first, where + first, last - first, w.stride_columns, static_cast<int32_t>(at),
+                   static_cast<int32_t>(w.stride_columns));
         continue;
       }
       if (w.stride_columns == 1) {
         const int64_t at = (row * w.in_columns + first + offset) * w.step;
-        take_larger(x + at, best + first * w.step, where + first * w.step, (last - first) * w.step, 1,
-                    static_cast<int32_t>(at), 1);
+        update_max(x + at, best + first * w.step, where + first * w.step, (last - first) * w.step, 1,
+                   static_cast<int32_t>(at), 1);
         continue;
       }
       for (int64_t column = first; column < last; ++column) {
         const int64_t at = (row * w.in_columns + column * w.stride_columns + offset) * w.step;
-        take_larger(x + at, best + column * w.step, where + column * w.step, w.step, 1, static_cast<int32_t>(at), 1);
+        update_max(x + at, best + column * w.step, where + column * w.step, w.step, 1, static_cast<int32_t>(at), 1);
       }
     }
   }
@@ -201,7 +201,7 @@ void upsample(const Upsampling& m, const T* x, T* y) {
 
 // Sums are float and rounded once.
 template<typename T>
-void gather_gradient(const Upsampling& m, const T* dy, T* dx) {
+void upsample_gradient(const Upsampling& m, const T* dy, T* dx) {
   const int64_t in_row = m.columns * m.step;
   const int64_t out_row = in_row * m.column_factor;
   parallel_for(m.planes * m.rows, std::max<int64_t>(1, 4096 / in_row), [&](int64_t begin, int64_t end) {
@@ -242,7 +242,7 @@ class UpsampleGradKernel final : public StatelessKernel {
     constexpr bool kOurOp = layout == channels_last;
     const char* dy = kOurOp ? "in" : "dy";
     const char* dx = kOurOp ? "out" : "dx";
-    gather_gradient(layout(view_of(ctx, dx), view_of(ctx, dy)), data_of<T>(ctx, dy), result_of<T>(ctx, dx));
+    upsample_gradient(layout(view_of(ctx, dx), view_of(ctx, dy)), data_of<T>(ctx, dy), result_of<T>(ctx, dx));
   }
 };
 

@@ -17,7 +17,7 @@ PoolShape shape_of(const std::vector<int64_t>& integers, const oneflow::ShapeVie
 
 // A larger value or NaN wins, so the first of equal values is kept.
 template<typename T>
-GT_INLINE void take_larger_of(const T* x, float* best, int32_t* where, int64_t n, int32_t tap) {
+GT_INLINE void update_max_of(const T* x, float* best, int32_t* where, int64_t n, int32_t tap) {
   for (int64_t i = 0; i < n; ++i) {
     const float value = to_float(x[i]);
     const bool wins = value > best[i] || value != value;
@@ -25,11 +25,11 @@ GT_INLINE void take_larger_of(const T* x, float* best, int32_t* where, int64_t n
     where[i] = wins ? tap : where[i];
   }
 }
-GT_VECTOR void take_larger(const float* x, float* best, int32_t* where, int64_t n, int32_t tap) {
-  take_larger_of(x, best, where, n, tap);
+GT_VECTOR void update_max(const float* x, float* best, int32_t* where, int64_t n, int32_t tap) {
+  update_max_of(x, best, where, n, tap);
 }
-GT_VECTOR void take_larger(const Bfloat16* x, float* best, int32_t* where, int64_t n, int32_t tap) {
-  take_larger_of(x, best, where, n, tap);
+GT_VECTOR void update_max(const Bfloat16* x, float* best, int32_t* where, int64_t n, int32_t tap) {
+  update_max_of(x, best, where, n, tap);
 }
 
 // Calls body(first element of the input row, first of the output row, count) for the columns whose tap `j` is inside
@@ -49,7 +49,7 @@ GT_INLINE void for_columns(const PoolShape& s, int64_t j, const Body& body) {
 }
 
 // Initialises a row; if no value is above -infinity, the maximum is the first tap inside the image.
-void start_row(const PoolShape& s, int64_t out_row, float* best, int32_t* where) {
+void init_row(const PoolShape& s, int64_t out_row, float* best, int32_t* where) {
   std::fill_n(best, s.out_columns * s.channels, -std::numeric_limits<float>::infinity());
   const int64_t i = std::max<int64_t>(0, s.padding - out_row * s.stride);
   for (int64_t column = 0; column < s.out_columns; ++column) {
@@ -60,14 +60,14 @@ void start_row(const PoolShape& s, int64_t out_row, float* best, int32_t* where)
 
 template<typename T>
 void pool_row(const PoolShape& s, const T* x, int64_t out_row, float* best, int32_t* where) {
-  start_row(s, out_row, best, where);
+  init_row(s, out_row, best, where);
   for (int64_t i = 0; i < s.kernel; ++i) {
     const int64_t row = out_row * s.stride - s.padding + i;
     if (row < 0 || row >= s.rows) continue;
     const T* source = x + row * s.columns * s.channels;
     for (int64_t j = 0; j < s.kernel; ++j) {
       for_columns(s, j, [&](int64_t in, int64_t out, int64_t count) {
-        take_larger(source + in, best + out, where + out, count, static_cast<int32_t>(i * s.kernel + j));
+        update_max(source + in, best + out, where + out, count, static_cast<int32_t>(i * s.kernel + j));
       });
     }
   }

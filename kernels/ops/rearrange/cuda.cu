@@ -4,11 +4,11 @@
 
 namespace graph_train {
 
-GT_DEVICE int64_t own_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+GT_DEVICE int64_t thread_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 template<typename T>
 GT_DEVICE void space_to_depth(const DepthArgs& args) {
-  const int64_t index = own_index();
+  const int64_t index = thread_index();
   if (index >= args.rows * args.columns * 4 * args.channels) return;
   const int64_t patch = index / args.channels, channel = index - patch * args.channels;
   const int64_t pixel = patch / 4, row = pixel / args.columns;
@@ -18,7 +18,7 @@ GT_DEVICE void space_to_depth(const DepthArgs& args) {
 
 template<typename T>
 GT_DEVICE void depth_to_space(const DepthArgs& args) {
-  const int64_t index = own_index();
+  const int64_t index = thread_index();
   if (index >= args.rows * args.columns * 4 * args.channels) return;
   const int64_t pixel = index / args.channels, channel = index - pixel * args.channels;
   const int64_t line = pixel / (2 * args.columns), column = pixel - line * 2 * args.columns;
@@ -29,7 +29,7 @@ GT_DEVICE void depth_to_space(const DepthArgs& args) {
 
 template<typename T>
 GT_DEVICE void zero_pad(const PadArgs& args) {
-  const int64_t index = own_index();
+  const int64_t index = thread_index();
   if (index >= args.images * args.large_rows * args.large_columns * args.channels) return;
   const int64_t pixel = index / args.channels, channel = index - pixel * args.channels;
   const int64_t line = pixel / args.large_columns, column = pixel - line * args.large_columns - args.left;
@@ -41,7 +41,7 @@ GT_DEVICE void zero_pad(const PadArgs& args) {
 
 template<typename T>
 GT_DEVICE void crop(const PadArgs& args) {
-  const int64_t index = own_index();
+  const int64_t index = thread_index();
   if (index >= args.images * args.rows * args.columns * args.channels) return;
   const int64_t pixel = index / args.channels, channel = index - pixel * args.channels;
   const int64_t line = pixel / args.columns, column = pixel - line * args.columns + args.left;

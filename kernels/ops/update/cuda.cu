@@ -13,22 +13,22 @@ namespace {
 
 // Calls body(i) for this thread's elements of a piece.
 template<typename Body>
-GT_DEVICE void for_own_elements(const Piece& piece, const Body& body) {
+GT_DEVICE void for_thread_elements(const Piece& piece, const Body& body) {
   for (int64_t i = threadIdx.x; i < piece.count; i += kUpdateThreads) body(i);
 }
 
 // Calls body(index) for this block's pieces.
 template<typename Body>
-GT_DEVICE void for_own_pieces(const UpdateArgs& args, const Body& body) {
+GT_DEVICE void for_block_pieces(const UpdateArgs& args, const Body& body) {
   for (int64_t index = blockIdx.x; index < args.count; index += gridDim.x) body(index);
 }
 
 GT_DEVICE void sum_squares(const UpdateArgs& args) {
   const float inverse_loss_scale = args.hyper[kInverseLossScale];
-  for_own_pieces(args, [&](int64_t index) {
+  for_block_pieces(args, [&](int64_t index) {
     const Piece piece = args.pieces[index];
     double sum = 0;
-    for_own_elements(piece, [&](int64_t i) {
+    for_thread_elements(piece, [&](int64_t i) {
       sum += unscaled_square(piece.gradient_sum[i], piece.gradient[i], inverse_loss_scale);
     });
     sum = block_sum<kUpdateThreads>(sum);
@@ -44,19 +44,19 @@ GT_DEVICE float gradient_norm_of(const UpdateArgs& args) {
 }
 
 GT_DEVICE void accumulate(const UpdateArgs& args) {
-  for_own_pieces(args, [&](int64_t index) {
+  for_block_pieces(args, [&](int64_t index) {
     const Piece piece = args.pieces[index];
-    for_own_elements(piece, [&](int64_t i) { piece.gradient_sum[i] = piece.gradient_sum[i] + piece.gradient[i]; });
+    for_thread_elements(piece, [&](int64_t i) { piece.gradient_sum[i] = piece.gradient_sum[i] + piece.gradient[i]; });
   });
 }
 
 // Resets the gradient sums and, if `updates`, updates parameters, moments and averages.
 GT_DEVICE void apply(const UpdateArgs& args, float norm, bool updates) {
   const float clip = clip_factor(norm, args.max_norm);
-  for_own_pieces(args, [&](int64_t index) {
+  for_block_pieces(args, [&](int64_t index) {
     const Piece piece = args.pieces[index];
     const GroupStep step = group_step(args.hyper, piece.group, clip);
-    for_own_elements(piece, [&](int64_t i) {
+    for_thread_elements(piece, [&](int64_t i) {
       const float sum = piece.gradient_sum[i], gradient = sum + piece.gradient[i];
       if (sum != 0) piece.gradient_sum[i] = 0;  // without accumulation it is zero already
       if (!updates) return;
