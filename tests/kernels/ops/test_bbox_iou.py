@@ -103,20 +103,24 @@ def test_no_gradient_for_box_that_needs_none(which: int) -> None:
     assert tensors[1 - which].grad is None
 
 
+def _finite_differences(value: Callable[[_Array], _Array], boxes: _Array, step: float = 1e-6) -> _Array:
+    """Return the gradient of the sum that `_values_and_gradients` weights, by central differences."""
+    weights = np.linspace(-1.0, 2.0, len(boxes))
+    shifts = step * np.eye(4)
+    return np.stack([weights * (value(boxes + shift) - value(boxes - shift)) / (2 * step) for shift in shifts], axis=1)
+
+
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("xywh", [True, False])
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
 def test_gradient_matches_finite_differences(overlap: _Overlap, kind: IouKind, xywh: bool) -> None:
     box1, box2 = _random_boxes(40, xywh, "float64", seed=3)
     _, gradient, _ = _values_and_gradients(overlap, box1, box2, kind, xywh)
-    weights, step = np.linspace(-1.0, 2.0, 40), 1e-6
-    for column in range(4):
-        moved = []
-        for sign in (1, -1):
-            shifted = box1.copy()
-            shifted[:, column] += sign * step
-            moved.append(overlap(flow.tensor(shifted), flow.tensor(box2), kind=kind, xywh=xywh).numpy())
-        assert_allclose(gradient[:, column], weights * (moved[0] - moved[1]) / (2 * step), atol=1e-6)
+
+    def value(boxes: _Array) -> _Array:
+        return overlap(flow.tensor(boxes), flow.tensor(box2), kind=kind, xywh=xywh).numpy()
+
+    assert_allclose(gradient, _finite_differences(value, box1), atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
@@ -130,15 +134,12 @@ def test_ciou_gradient_matches_finite_differences_with_constant_alpha(overlap: _
 
     iou = overlap(flow.tensor(box1), flow.tensor(box2), kind="iou").numpy()
     alpha = aspect(box1) / (1 - iou + aspect(box1) + 1e-7)
-    weights, step = np.linspace(-1.0, 2.0, 40), 1e-6
-    for column in range(4):
-        moved = []
-        for sign in (1, -1):
-            shifted = box1.copy()
-            shifted[:, column] += sign * step
-            distance = overlap(flow.tensor(shifted), flow.tensor(box2), kind="diou").numpy()
-            moved.append(distance - alpha * aspect(shifted))
-        assert_allclose(gradient[:, column], weights * (moved[0] - moved[1]) / (2 * step), atol=1e-6)
+
+    def value(boxes: _Array) -> _Array:
+        distance = overlap(flow.tensor(boxes), flow.tensor(box2), kind="diou").numpy()
+        return np.asarray(distance - alpha * aspect(boxes))
+
+    assert_allclose(gradient, _finite_differences(value, box1), atol=1e-6)
 
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)

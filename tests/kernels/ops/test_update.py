@@ -1,6 +1,6 @@
 """Parameter update: PyTorch's formulas in NumPy float64, fused against composed, graph against eager."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -61,6 +61,13 @@ class _Store(flow.nn.Module):
             else:
                 arrays[name] = tensor.numpy()
         return arrays
+
+
+def assert_same_arrays(
+    first: Mapping[str, npt.NDArray[np.float32]], second: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
 class _UpdateGraph(flow.nn.Graph):
@@ -257,9 +264,7 @@ def test_graph_matches_eager_bitwise(rule: UpdateRule, update: _Update) -> None:
         ours = update(rule, eager.state, gradients, hyper, max_norm=_MAX_NORM)
         theirs = graph(hyper, *gradients)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-        captured_arrays = captured.arrays()
-        for name, array in eager.arrays().items():
-            np.testing.assert_array_equal(array, captured_arrays[name], err_msg=f"step {step}: {name}")
+        assert_same_arrays(eager.arrays(), captured.arrays())
 
 
 @pytest.mark.parametrize("rule", _RULES)
@@ -275,9 +280,7 @@ def test_fused_matches_composed_bitwise(rule: UpdateRule) -> None:
         with flow.no_grad():
             theirs = update_parameters_reference(rule, composed.state, gradients, hyper, max_norm=_MAX_NORM)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-        composed_arrays = composed.arrays()
-        for name, array in fused.arrays().items():
-            np.testing.assert_array_equal(array, composed_arrays[name], err_msg=f"step {step}: {name}")
+        assert_same_arrays(fused.arrays(), composed.arrays())
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
@@ -290,10 +293,8 @@ def test_gradients_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None
     ours = update(rule, whole.state, [flat], _settings(0).vector(1))
     theirs = update(rule, apart.state, [flow.tensor(g.astype(np.float32)) for g in gradients], _settings(0).vector(1))
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    expected = apart.arrays()
-    for name, array in whole.arrays().items():
-        np.testing.assert_array_equal(array, expected[name], err_msg=name)
-        assert array.any() or name.startswith("gradient_sum")
+    assert_same_arrays(whole.arrays(), apart.arrays())
+    assert all(array.any() for name, array in whole.arrays().items() if not name.startswith("gradient_sum"))
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
@@ -308,8 +309,7 @@ def test_nonfinite_gradient_only_resets_accumulation(rule: UpdateRule, bad: floa
     result = update(rule, store.state, gradients, _settings(0).vector(1)).numpy()
     assert not np.isfinite(result[0])
     assert result[1] == 0
-    for name, array in store.arrays().items():
-        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert_same_arrays(store.arrays(), before)
 
 
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
@@ -407,9 +407,7 @@ def test_many_small_parameters_and_an_empty_one(rule: UpdateRule) -> None:
     with flow.no_grad():
         theirs = update_parameters_reference(rule, composed.state, given, _settings(0).vector(1))
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
-    expected = composed.arrays()
-    for name, array in fused.arrays().items():
-        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    assert_same_arrays(fused.arrays(), composed.arrays())
 
 
 @pytest.mark.parametrize("rule", _RULES)
@@ -435,5 +433,4 @@ def test_results_do_not_depend_on_thread_order() -> None:
         outcomes.append({"result": result, **store.arrays()})
     shuffle_threads(0)
     for outcome in outcomes[1:]:
-        for name, array in outcome.items():
-            np.testing.assert_array_equal(array, outcomes[0][name], err_msg=name)
+        assert_same_arrays(outcome, outcomes[0])
