@@ -28,6 +28,7 @@ from tests.docs.commands import (
     text_block_commands,
 )
 from tests.models.torch_files import write_network
+from tests.python_process import run_python
 
 SCRIPTS: dict[str, str] = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 LAUNCHER = ("python", "-m", "oneflow.distributed.launch")
@@ -144,9 +145,7 @@ def test_documented_commands_run_in_order(folder: Path) -> None:
     for program in documented_programs():
         # Excerpts are allowed as for commands.
         code = re.sub(r"imgsz=\d+", "imgsz=64", re.sub(r"epochs=\d+", "epochs=1", program.code))
-        ran = subprocess.run(
-            [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=900, check=False
-        )
+        ran = run_python("-c", code, cwd=folder, timeout=900)
         assert ran.returncode == 0, f"{program}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}"
 
 

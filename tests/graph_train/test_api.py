@@ -1,7 +1,5 @@
 """The Python API: light imports, settings and results as for the commands, hooks in YOLOv5's order."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import graph_train
 from graph_train.hooks.callbacks import HOOKS, Callbacks
 from graph_train.training.trainer import TrainResult
 from tests.graph_train.training_runner import TrainingRunner
+from tests.python_process import run_python
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -18,7 +17,7 @@ def test_import_loads_nothing_heavy() -> None:
         "import sys, graph_train; assert graph_train.__all__ == ['export', 'load', 'predict', 'train', 'validate']; "
         "assert not {'oneflow', 'numpy', 'nvidia.dali', 'matplotlib', 'yaml'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,14 +1,13 @@
 """Usage errors: a one-line message, exit code 2, and no files left behind."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from graph_train.cli import check, export, predict, train, val
+from tests.python_process import run_python
 
 Command = Callable[[Sequence[str]], int]
 COMMANDS: dict[str, Command] = {
@@ -155,6 +154,6 @@ def test_help_imports_nothing_heavy(module: str, flag: str) -> None:
         "heavy = {'oneflow', 'nvidia.dali', 'matplotlib', 'numpy', 'cv2', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert flag in done.stdout

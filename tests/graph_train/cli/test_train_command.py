@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from graph_train.runs.checkpoint import load_checkpoint
 from tests.graph_train.tiny import TINY
+from tests.python_process import run_python
 
 COMMAND = [sys.executable, "-m", "graph_train"]
 COMMON = ["--data", "shapes", "--imgsz", "96", "--batch-size", "16", "--workers", "2"]
@@ -192,7 +193,7 @@ def test_invalid_values_are_rejected_before_oneflow_is_imported(flags: list[str]
         f"import sys; from graph_train.cli.train import main\nassert main({flags}) == 2\n"
         "assert not {'oneflow', 'nvidia.dali', 'numpy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = run_python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(f"graph-train: {message}")
     assert not [*tmp_path.iterdir()]
@@ -273,8 +274,8 @@ def test_data_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
 def test_incomplete_known_data_set_leaves_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "datasets/coco128/images/train2017").mkdir(parents=True)
     (tmp_path / "datasets/coco128/images/train2017/1.jpg").touch()
-    command = [sys.executable, "-m", "graph_train", "--data", "coco128", "--cfg", "yolov5n.yaml", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    flags = ("--data", "coco128", "--cfg", "yolov5n.yaml", "--device", "cpu")
+    done = run_python("-m", "graph_train", *flags, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "datasets/coco128/labels/train2017 is missing or empty" in done.stderr.strip().splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["datasets"]

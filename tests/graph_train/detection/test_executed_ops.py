@@ -1,8 +1,6 @@
 """Detection, also augmented, runs no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from graph_train.detection.nms import NmsSettings, non_max_suppression
 from kernels.framework.coverage import COPIES
 from models.weights import save_weights
 from tests.graph_train.tiny import steepen, tiny_network
+from tests.python_process import run_python
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 96), np.uint8)
 """Modes of `executed_ops_job`."""
@@ -30,8 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("views", ["augment", "plain"])
 def test_all_detection_ops_have_plugin_kernels(tmp_path: Path, weights: Path, views: str, form: str) -> None:
     out = tmp_path / "ops.json"
-    command = [sys.executable, "-m", "tests.graph_train.detection.executed_ops_job", out, weights, views, form]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = run_python("-m", "tests.graph_train.detection.executed_ops_job", out, weights, views, form)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
     executed = {tuple(pair) for pair in found["ops"]}

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
@@ -16,6 +14,7 @@ from kernels.ops.update.function import UpdateRule
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+from tests.python_process import run_python
 
 STEPS = 24
 # Two image sizes and two label buckets; the iterations cross the warm-up (12), epochs of 6 and accumulation.
@@ -127,7 +126,7 @@ def test_bfloat16_step_does_not_affect_float32_step(kind: type[EagerStep] | type
 def test_graph_matches_eager_without_plugin() -> None:
     # The plugin cannot be unloaded, so stock kernels need a child process.
     code = "from tests.graph_train.engine.test_step import assert_graph_equals_eager; assert_graph_equals_eager('sgd')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

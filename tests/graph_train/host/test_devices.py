@@ -1,8 +1,6 @@
 """Parsing of `--device`, and device selection per process."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -10,6 +8,7 @@ from graph_train.host import devices
 from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, select_device
 from graph_train.ranks.team import join
 from kernels.runtime import flow
+from tests.python_process import run_python
 
 
 @pytest.mark.parametrize(
@@ -58,5 +57,5 @@ def test_thread_count_matches_openmp(setting: str, monkeypatch: pytest.MonkeyPat
     """Compare with the OpenMP library's own parsing of the variable, in a child process."""
     monkeypatch.setenv("OMP_NUM_THREADS", setting)
     program = "import ctypes; print(ctypes.CDLL('libgomp.so.1').omp_get_max_threads())"
-    reported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    reported = run_python("-c", program, check=True)
     assert devices.cpu_threads() == int(reported.stdout)

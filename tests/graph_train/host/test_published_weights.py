@@ -3,8 +3,6 @@
 import hashlib
 import http.server
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from pipelines.data import fetching
 from tests.file_limit import file_limit
 from tests.graph_train.tiny import TINY
 from tests.models.torch_files import write_network
+from tests.python_process import run_python
 from tests.served import running
 
 NAME = "yolov5n.pt"
@@ -100,14 +99,7 @@ assert not {{"oneflow", "nvidia.dali", "numpy"}} & set(sys.modules), "something 
 sys.exit(code)
 """
     started = time.monotonic()
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"HOME": str(tmp_path), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = run_python("-c", code, cwd=tmp_path, env={"HOME": str(tmp_path), "PATH": ""})
     assert ran.returncode == 2, ran.stderr
     assert time.monotonic() - started < 20  # a fraction of a second on an idle machine
     assert ran.stderr == (

@@ -4,14 +4,13 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from graph_train.host.failures import INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from graph_train.host.run_command import run_command
+from tests.python_process import run_python
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
 
@@ -23,13 +22,7 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
         f"import os, sys, runpy\nos.chdir({str(tmp_path / 'gone')!r})\nos.rmdir({str(tmp_path / 'gone')!r})\n"
         f"sys.argv[1:] = {FLAGS[module]!r}\nrunpy.run_module({module!r}, run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
+    done = run_python("-c", code)
     assert done.returncode == USER_ERROR
     assert "the current folder has been deleted" in done.stderr.splitlines()[-1]
 
@@ -44,14 +37,7 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
 )
 def test_unusual_python_is_rejected(tmp_path: Path, module: str, mode: list[str], reason: str) -> None:
     (tmp_path / "a.pt").touch()  # a missing file would be reported first
-    done = subprocess.run(
-        [sys.executable, *mode, "-m", module, *FLAGS[module]],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-    )
+    done = run_python(*mode, "-m", module, *FLAGS[module], cwd=tmp_path)
     assert done.returncode == USER_ERROR
     assert reason in done.stderr.splitlines()[-1]
 
@@ -69,11 +55,10 @@ FLAGS = {
 @pytest.mark.parametrize("limit", [10**9, 4_600_000_000])
 def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_path: Path) -> None:
     (tmp_path / "a.pt").touch()  # missing weights are reported before heavy imports
-    done = subprocess.run(
-        [sys.executable, "-m", module, *FLAGS[module]],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_python(
+        "-m",
+        module,
+        *FLAGS[module],
         timeout=60,
         cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
@@ -113,11 +98,11 @@ def test_too_few_open_files_are_reported(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
     """Below it, DALI or OneFlow abort the process without a word."""
-    done = subprocess.run(
-        [sys.executable, "-m", "graph_train.cli.check", "--data", "none.yaml"],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_python(
+        "-m",
+        "graph_train.cli.check",
+        "--data",
+        "none.yaml",
         cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12)),
     )
@@ -136,13 +121,7 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
 def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "graph-check"
     script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
+    done = run_python(script)
     assert done.returncode == -signal.SIGINT
     assert done.stderr == "graph-check: interrupted\n"
 
@@ -158,8 +137,5 @@ raise SystemExit(run_command("graph-train", command, debug=False))
 
 
 def test_second_ctrl_c_does_not_interrupt_exit() -> None:
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_AT_EXIT], capture_output=True, text=True, check=False, cwd=root
-    )
+    done = run_python("-c", INTERRUPTED_AT_EXIT)
     assert (done.returncode, done.stderr) == (INTERRUPTED, "graph-train: interrupted\n")

@@ -1,7 +1,6 @@
 """`labels.jpg` is plotted in a separate process: the file, and the messages on failures."""
 
 import logging
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from graph_train.plots.labels_process import labels_plotted
+from tests.python_process import run_python
 
 LABELS = np.array([[0, 0.5, 0.5, 0.2, 0.3], [1, 0.25, 0.5, 0.1, 0.1]], np.float32)
 NAMES = ("ball", "Würfel – 'blau'")
@@ -37,7 +37,7 @@ def test_modules_in_working_folder_are_not_imported(tmp_path: Path, monkeypatch:
 def _modules_at_start() -> str:
     """Return the modules loaded by importing `labels_process` only."""
     program = "import sys, graph_train.plots.labels_process; print(sorted(sys.modules))"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    return run_python("-c", program, check=True).stdout
 
 
 def test_failing_plot_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

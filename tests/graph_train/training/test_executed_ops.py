@@ -1,8 +1,6 @@
 """A whole training executes no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import yaml
 from kernels.framework.coverage import COPIES
 from tests.graph_train.training_runner import TrainingRunner
 from tests.models.every_block import EVERY_BLOCK
+from tests.python_process import run_python
 
 HOST_COUNTER = {"constant", "scalar_add"}
 """OneFlow's step counter of a graph, which is on the host."""
@@ -36,8 +35,7 @@ def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, A
         flags = {**flags, "cfg": tmp_path / "network.yaml"}
     given = {**runner.flags(project=tmp_path / "runs", epochs=2), **flags}
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
-    command = [sys.executable, "-m", "tests.graph_train.training.executed_ops_job", str(tmp_path / "ops.json"), words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-m", "tests.graph_train.training.executed_ops_job", tmp_path / "ops.json", words)
     assert done.returncode == 0, done.stderr[-3000:]
     executed = {tuple(pair) for pair in json.loads((tmp_path / "ops.json").read_text())}
     # The trace is complete: it contains the step, and the EMA update and the copies of a save.

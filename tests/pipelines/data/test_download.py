@@ -21,6 +21,7 @@ from pipelines.data.index import scan_images
 from tests.graph_train.checks.test_convert import write_voc
 from tests.pipelines.data.test_unpack import all_files, make_zip
 from tests.pipelines.data_sets import add_image, write_yaml
+from tests.python_process import run_python
 from tests.served import running
 
 NAMES = "names: [a]\n"
@@ -374,7 +375,7 @@ def test_two_processes_download_once(served: tuple[Path, str], tmp_path: Path, m
 def test_command_prints_data_url_size_and_terms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Print one line with URL, size and terms; exit code 2."""
     code = f"import sys; from graph_train.cli.check import main; sys.exit(main(['--data', {name!r}]))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = run_python("-c", code, cwd=tmp_path)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
     assert "use --allow-download to download http" in ran.stderr and " MB; " in ran.stderr and "Flickr" in ran.stderr
