@@ -78,12 +78,14 @@ class _Plotting:
 def main() -> int:
     """Plot the labels; the reason for a failure is the last line on stderr."""
     end_with_parent(int(sys.argv[1]))
+    path = Path(sys.argv[2])
     with np.load(sys.stdin.buffer, allow_pickle=False) as data:
         labels, class_names = data["labels"], data["class_names"].tolist()
     try:
-        plot_labels(labels, class_names, Path(sys.argv[2]))
+        plot_labels(labels, class_names, path)
     except Exception as error:
-        print(one_line(error), file=sys.stderr)
+        # The warning of the parent begins with the path.
+        print(one_line(error).removeprefix(f"{path}: "), file=sys.stderr)
         return 1
     return 0
 
