@@ -8,8 +8,8 @@
 
 typedef void (*Launch)(int device, void* stream, const char* kernel, const unsigned* grid, unsigned threads,
                        const void* args);
-typedef void (*LaunchTogether)(int device, void* stream, const char* kernel, int64_t most_blocks, unsigned threads,
-                               const void* args);
+typedef void (*LaunchCooperative)(int device, void* stream, const char* kernel, int64_t max_blocks, unsigned threads,
+                                  const void* args);
 
 static void* find(const char* symbol) {
   void* plugin = dlopen(getenv("EMULATED_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
@@ -65,7 +65,7 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
 int cuLaunchCooperativeKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                               unsigned bz, unsigned shared, void* stream, void** parameters) {
   if (gx > 2 || gy != 1 || gz != 1 || by != 1 || bz != 1 || shared != 0 || stream != NULL) return 720;
-  ((LaunchTogether)find("graph_train_check_launch_together"))(0, NULL, function, gx, bx, parameters[0]);
+  ((LaunchCooperative)find("graph_train_check_launch_cooperative"))(0, NULL, function, gx, bx, parameters[0]);
   return 0;
 }
 int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes) {
