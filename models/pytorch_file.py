@@ -171,7 +171,7 @@ def _check_format(file: BinaryIO, path: Path) -> None:
         return
     if start.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
-    if path.suffix == ".safetensors":  # a whole one never gets here
+    if path.suffix == ".safetensors":  # complete ones are recognised by their header
         raise ValueError(f"{path}: empty, truncated or not a safetensors file; use another copy")
     if start.startswith(_LEGACY_MAGIC) or start[257:262] == b"ustar":
         raise ValueError(

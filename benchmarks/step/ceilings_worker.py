@@ -59,7 +59,7 @@ def _one_dnn_matmul(left: np.ndarray, right: np.ndarray) -> list[Callable[[], ob
     geometry = ConvolutionGeometry()
 
     def product() -> np.ndarray:
-        result: np.ndarray = convolution(x, weight, geometry)[0, 0, 0].numpy()  # waits
+        result: np.ndarray = convolution(x, weight, geometry)[0, 0, 0].numpy()  # synchronises
         return result
 
     return [product]

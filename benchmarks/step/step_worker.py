@@ -130,7 +130,7 @@ def sum_gradients() -> None:
     if not placement.distributed:
         return
     own = flow.zeros(state.update_state().elements, device=placement.device)
-    local_shard(placement.all_reduce_sum(placement.as_partial_sum(own))).numpy()  # waits
+    local_shard(placement.all_reduce_sum(placement.as_partial_sum(own))).numpy()  # synchronises
 
 
 def trained() -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] =
     try:
         edited = load_yaml(file).data
     except (ValueError, OSError):
-        return  # it is not needed
+        return  # a resumed run does not need the file
     names = [name for name in saved if name not in unless and name in edited and edited[name] != saved[name]]
     if names:
         LOG.warning(
