@@ -3,13 +3,12 @@
 import ctypes
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kernels import runtime
+from tests.python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +42,7 @@ print({name for name, value in environment.items() if before[0].get(name) != val
 """
     names = ("CUDA_MODULE_LOADING", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MASTER_ADDR", "RANK")
     plain = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=False)
+    done = run_python("-c", code, env=plain)
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
 
@@ -52,7 +51,7 @@ def test_first_graph_prints_nothing() -> None:
         "from kernels.plugin import load_plugin\nload_plugin('off')\nfrom kernels.runtime import flow\n"
         "class Add(flow.nn.Graph):\n    def build(self, x): return x + 1\nprint(Add()(flow.zeros(2)).numpy())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python("-c", code, check=True)
     assert done.stdout == "[1. 1.]\n"
     if not runtime._GPU_DRIVER.exists():
         assert done.stderr == ""
@@ -73,14 +72,7 @@ load(ctypes.addressof(scratch), True)  # may end the process: without a GPU ther
 
 def test_cudnn_finds_nvrtc() -> None:
     """cuDNN's own function opens it by name, here as the loader's notes tell; the wheels' folders are not searched."""
-    ran = subprocess.run(
-        [sys.executable, "-c", _LOADS_NVRTC],
-        env={**os.environ, "LD_DEBUG": "files,libs"},
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    ran = run_python("-c", _LOADS_NVRTC, env={**os.environ, "LD_DEBUG": "files,libs"}, errors="replace")
     notes = ran.stderr[ran.stderr.index("libnvrtc.so.11.2") :]
     assert "libcuda.so [0];  dynamically loaded by" in notes, "it did not come as far as the driver"
     assert "find library=libnvrtc" not in notes
@@ -107,9 +99,7 @@ blocks = [libc.malloc(ctypes.c_size_t(1 << 20)) for _ in range(64)]
 print(libc.mallinfo2().hblkhd - before >= 48 << 20)
 """
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**plain, **setting}, capture_output=True, text=True, check=True
-    )
+    done = run_python("-c", code, env={**plain, **setting}, check=True)
     assert done.stdout.split() == [str(own_pages)]
 
 
@@ -119,7 +109,7 @@ def test_interrupt_raises_keyboard_interrupt() -> None:
         "from kernels.runtime import flow\n"
         "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('told')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
@@ -140,7 +130,7 @@ except KeyboardInterrupt:
     print("told", flush=True)
     os._exit(0 if not signal.pthread_sigmask(signal.SIG_BLOCK, []) else 1)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
@@ -159,7 +149,7 @@ print(version.value)
         "LD_DEBUG_OUTPUT": str(tmp_path / "bindings"),
         "LD_BIND_NOW": "1",
     }
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    ran = run_python("-c", code, env=environment, check=True)
     assert ran.stdout.strip() == "22105"
     text = "".join(path.read_text() for path in tmp_path.glob("bindings.*"))
     found = re.findall(r"binding file \S*/liboneflow-\S+ \[0\] to (\S+) \[0\]: normal symbol `(nccl\w+)'", text)

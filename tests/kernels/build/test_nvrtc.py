@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import nvidia.cuda_nvcc
@@ -12,6 +11,7 @@ import pytest
 from kernels.build import nvrtc
 from kernels.build.cache import PluginUnavailableError
 from kernels.build.plugin_build import SOURCE_FOLDER
+from tests.python_process import run_python
 
 _SOURCES = {str(path.relative_to(SOURCE_FOLDER)): path for path in nvrtc.cuda_sources()}
 _DEFAULT_ARCHITECTURES = ("sm_60", "sm_90")
@@ -83,13 +83,8 @@ def test_text_is_read_as_before(tmp_path: Path) -> None:
     source, text = tmp_path / "one.cu", tmp_path / "names.txt"
     source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }\n')
     text.write_text("Möwe", encoding="utf-8")
-    ran = subprocess.run(
-        [sys.executable, "-c", _TEXT_AFTER_COMPILING, str(source), str(text)],
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        cwd=SOURCE_FOLDER.parent,
-        capture_output=True,
-        text=True,
-        check=False,
+    ran = run_python(
+        "-c", _TEXT_AFTER_COMPILING, source, text, env={**os.environ, "LC_ALL": "C.UTF-8"}, cwd=SOURCE_FOLDER.parent
     )
     assert ran.stdout == ascii("Möwe") + "\n", ran.stderr
 

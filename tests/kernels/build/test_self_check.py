@@ -1,12 +1,11 @@
 """The plugin's changes to OneFlow are tested before use; if they fail, OneFlow's own kernels are used."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from kernels.build import self_check
 from kernels.build.plugin_build import LIBRARY_NAME
 from kernels.plugin import load_plugin
+from tests.python_process import run_python
 
 
 def test_loaded_library_passed_self_check() -> None:
@@ -34,7 +33,7 @@ logging.basicConfig(format="%(message)s")
 status = plugin.load_plugin("auto")
 print(status.loaded, status.reason)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

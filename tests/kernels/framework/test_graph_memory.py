@@ -1,10 +1,7 @@
 """Memory sharing in compiled CPU graphs: no tensor is overwritten while it is still read."""
 
 import ctypes
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memor
 from kernels.plugin import emulates_cuda, load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
+from tests.python_process import run_python
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -242,7 +240,7 @@ except RuntimeError:
 
 def test_unused_graphs_do_not_disturb_later_ones() -> None:
     # Without forgetting the tensors of the first graph, OneFlow aborts the process in the second one.
-    done = subprocess.run([sys.executable, "-c", _UNUSED_GRAPH], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("-c", _UNUSED_GRAPH, cwd=ROOT)
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["both"]), done.stderr[-2000:]
 
 
@@ -284,15 +282,7 @@ def test_every_rank_frees_its_plan(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = ["--nproc_per_node", "2", "--master_port", str(port)]
-    done = subprocess.run(
-        [sys.executable, "-m", "oneflow.distributed.launch", *flags, str(program)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_python("-m", "oneflow.distributed.launch", *flags, str(program), cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [f"rank {rank} freed [1, 0]" in done.stderr for rank in range(2)] == [True, True], done.stderr[-3000:]
 

@@ -1,13 +1,12 @@
 """Op tracing: off by default, complete when enabled."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 from kernels.framework.op_trace import executed_ops
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
+from tests.python_process import run_python
 
 _TRACED = """
 import dataclasses, json, time
@@ -31,7 +30,7 @@ print(json.dumps({"ops": [dataclasses.asdict(op) for op in found], "before": bef
 
 
 def _traced() -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", _TRACED], capture_output=True, text=True, check=False)
+    done = run_python("-c", _TRACED)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

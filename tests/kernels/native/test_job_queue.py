@@ -4,10 +4,11 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.python_process import run_python
 
 _ENQUEUE = "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE"
 
@@ -52,12 +53,5 @@ def test_run_that_ends_before_it_is_queued(tmp_path: Path) -> None:
     (tmp_path / "late.cpp").write_text(_DELAYING_LIBRARY % {"enqueue": _ENQUEUE, "library": library.name})
     late = tmp_path / "late.so"
     subprocess.run(["g++", "-shared", "-fPIC", "-O1", "late.cpp", "-o", late, "-ldl"], check=True, cwd=tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
-        env={**os.environ, "LD_PRELOAD": str(late)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run_python("-c", _PROGRAM, env={**os.environ, "LD_PRELOAD": str(late)}, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]
