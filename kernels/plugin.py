@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from kernels.build import cuda_build, nvrtc, plugin_build, self_check
 from kernels.host.cuda_devices import compute_capabilities
+from kernels.host.paths import error_text
 from kernels.runtime import StderrFilter, Tensor, flow
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
@@ -82,11 +83,12 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
             _process.emulates_cuda = mode == "emulated-cuda"
             _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
     if _process.failure is not None and mode in ("require", "emulated-cuda"):
-        raise ValueError(f"kernels mode '{mode}': {_process.failure}") from _process.failure
+        raise ValueError(f"kernels mode '{mode}': {error_text(_process.failure)}") from _process.failure
     if _process.status is None:
-        _log.warning("running on OneFlow's own, slower CPU kernels: %s", _process.failure)
+        reason = error_text(_process.failure) if _process.failure is not None else ""
+        _log.warning("running on OneFlow's own, slower CPU kernels: %s", reason)
         _start_session()
-        _process.status = PluginStatus(loaded=False, path=None, reason=str(_process.failure), build_seconds=0.0)
+        _process.status = PluginStatus(loaded=False, path=None, reason=reason, build_seconds=0.0)
     if is_loaded() and device.startswith("cuda") and not _process.emulates_cuda:
         _prepare_gpu(int(device.partition(":")[2] or 0))
     return _process.status
@@ -168,7 +170,7 @@ def _prepare_gpu(number: int) -> None:
         remedy = (
             "--kernels off computes with OneFlow's own kernels (compute capability 6.0 to 8.9), --device cpu on the CPU"
         )
-        raise ValueError(f"cuda:{number}: no CUDA kernels for {architecture}: {error}; {remedy}") from error
+        raise ValueError(f"cuda:{number}: no CUDA kernels for {architecture}: {error_text(error)}; {remedy}") from error
     add_image = plugin_library().graph_train_cuda_add_image
     add_image.argtypes, add_image.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64], None
     for image in images:

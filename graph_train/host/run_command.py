@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
 from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
+from kernels.host.paths import error_text
 
 _MIN_OPEN_FILES = 20
 _REMEDY = "start Python without this option"
@@ -174,6 +175,4 @@ def show_messages() -> None:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message as one line, with the file name for an OSError."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return as_line(f"{os.fsdecode(error.filename)}: {error.strerror}")
-    return as_line(str(error)) or type(error).__name__
+    return as_line(error_text(error)) or type(error).__name__

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kernels.host.cache_folder import user_cache_folder
+from kernels.host.cache_folder import make_private_folder, user_cache_folder
 
 
 class PluginUnavailableError(ValueError):
@@ -31,8 +31,7 @@ def private_cache_folder(name: str) -> Path:
 
 
 def _private_folder(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    make_private_folder(path)
     check_private(path)
     path.chmod(0o700)
     return path

@@ -1,9 +1,12 @@
 """The user's cache folder; nothing is cached in folders of data sets."""
 
+import errno
 import os
 from pathlib import Path
 
 from kernels.host.files import broken_link
+
+_REMEDY = "set XDG_CACHE_HOME to the absolute path of a folder that this user can write"
 
 
 def user_cache_folder() -> Path:
@@ -19,10 +22,7 @@ def user_cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "graph-train"
     except RuntimeError:
-        raise OSError(
-            f"user {os.getuid()} has no home folder for the cache: set XDG_CACHE_HOME to the absolute path of a folder "
-            "that this user can write"
-        ) from None
+        raise OSError(f"user {os.getuid()} has no home folder for the cache: {_REMEDY}") from None
 
 
 def file_stamp(file: Path | str) -> bytes:
@@ -41,9 +41,14 @@ def make_private_folder(folder: Path) -> Path:
     The cache of compiled kernels is below it and must not be writable by others.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: it cannot be created or written.
     """
-    for level in (*reversed(folder.parents), folder):
-        if not level.exists():
-            level.mkdir(mode=0o700, exist_ok=True)
+    try:
+        for level in (*reversed(folder.parents), folder):
+            if not level.exists():
+                level.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; {_REMEDY}", error.filename) from None
     return folder

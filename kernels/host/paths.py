@@ -16,6 +16,13 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def error_text(error: BaseException) -> str:
+    """Return an error's message; an OSError's begins with the file and has no number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{printable(error.filename)}: {error.strerror}"
+    return str(error)
+
+
 def shell_word(path: Path | str) -> str:
     """Return the path as a word of a suggested command, quoted if a shell would split or expand it."""
     text = printable(path)

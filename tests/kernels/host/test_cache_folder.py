@@ -1,11 +1,12 @@
 """The user's cache folder."""
 
+import os
 import pwd
 from pathlib import Path
 
 import pytest
 
-from kernels.host.cache_folder import user_cache_folder
+from kernels.host.cache_folder import make_private_folder, user_cache_folder
 from pipelines.data.index import scan_images
 from tests.pipelines.data_sets import add_image
 
@@ -36,3 +37,15 @@ def test_index_without_cache_folder(tmp_path: Path, caplog: pytest.LogCaptureFix
     with caplog.at_level("WARNING", "graph_train"):
         assert len(scan_images([tmp_path / "images"], ["a"])) == 1
     assert "the index of the data set is not cached" in caplog.text
+
+
+def test_message_on_cache_that_cannot_be_created_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("not a folder")
+    with pytest.raises(NotADirectoryError, match="Not a directory; set XDG_CACHE_HOME to "):
+        make_private_folder(tmp_path / "home" / "graph-train")
+
+
+def test_message_on_read_only_cache_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as of another user, or on a read-only disk
+    with pytest.raises(PermissionError, match="Permission denied; set XDG_CACHE_HOME to "):
+        make_private_folder(tmp_path)

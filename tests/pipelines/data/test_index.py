@@ -319,7 +319,7 @@ def test_special_file_in_cache_folder_only_warns(
     make(file)
     with caplog.at_level(logging.WARNING):
         assert_same(index(tmp_path / "images", cache=tmp_path / "cache"), fresh)
-    assert "damaged cache" in caplog.text and "the index could not be cached" in caplog.text
+    assert "damaged cache" in caplog.text and "the index of the data set is not cached" in caplog.text
 
 
 def test_uncreatable_cache_folder_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -327,7 +327,7 @@ def test_uncreatable_cache_folder_only_warns(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert len(index(tmp_path / "images", cache=tmp_path / "file" / "cache")) == 1
-    assert "could not be cached" in caplog.text
+    assert "is not cached" in caplog.text
 
 
 def test_cache_is_in_user_folder_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
