@@ -21,7 +21,7 @@ from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
 from tests.parity.harness import Mode, VectorError, VectorFile
-from tests.parity.update_audit import LATE_UPDATES, UpdateAudit
+from tests.parity.update_audit import LATE_UPDATES, LIMIT, UpdateAudit
 
 Arrays = Mapping[str, np.ndarray]
 PIXEL_SCALE = 255.0
@@ -158,6 +158,11 @@ class Replay:
     """Group of each trained parameter: biases, weights with decay, weights of normalisation layers."""
     update_errors: Mapping[str, float]
     """See `UpdateAudit`."""
+
+    @property
+    def follows_formulas(self) -> bool:
+        """Whether every update agrees with the optimizer's formula."""
+        return all(error <= LIMIT for error in self.update_errors.values())
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
