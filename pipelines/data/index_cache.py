@@ -60,7 +60,7 @@ def cached_scan(
         try:
             _store(file, _encode(scanned, key))
         except OSError as error:
-            _log.warning("%s: the index could not be cached: %s", printable(folder), error)
+            _log.warning("%s: the index could not be cached: %s", printable(folder), error.strerror or error)
     return scanned
 
 
