@@ -46,6 +46,21 @@ class _Signals:
         self._previous.clear()
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class Terminable(_Signals):
+    """Context in which SIGTERM and SIGHUP interrupt like SIGINT, unless they are handled or ignored already.
+
+    Without it, they end the process before it removes its temporary files.
+    """
+
+    def __init__(self) -> None:
+        unhandled = (number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL)
+        super().__init__(dict.fromkeys(unhandled, _interrupt))
+
+
 class StopRequest(_Signals):
     """Context in which a first SIGINT or SIGTERM only sets `signal_name`; a second one interrupts at once.
 
@@ -73,10 +88,7 @@ class Interruptible(_Signals):
     """Context for work with nothing to save: SIGTERM interrupts like SIGINT, SIGHUP is ignored."""
 
     def __init__(self) -> None:
-        super().__init__({signal.SIGTERM: self._stop, signal.SIGHUP: self._ignore})
-
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        super().__init__({signal.SIGTERM: _interrupt, signal.SIGHUP: self._ignore})
 
     def _ignore(self, _number: int, _frame: FrameType | None) -> None:
         pass

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
+from graph_train.host.interrupts import Terminable
 from graph_train.host.messages import as_line
 from graph_train.host.terminal import TerminalHandler, steady_output
 from kernels.host.paths import error_text
@@ -33,11 +34,11 @@ _OUT_OF_MEMORY_MESSAGES = (
 def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     """Run a command and convert an exception to a line on stderr and an exit code.
 
-    ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, and
-    anything else is an internal error (1). A closed output is not an error.
+    ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, also if
+    caused by SIGTERM or SIGHUP, and anything else is an internal error (1). A closed output is not an error.
     """
     try:
-        with steady_output(), _logging_restored():
+        with steady_output(), _logging_restored(), Terminable():
             return _exit_code(name, command, debug=debug)
     finally:
         # Registered last, so it runs before the functions that libraries have registered.

@@ -17,10 +17,10 @@ def printable(path: Path | str) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return an error's message; an OSError's begins with the file and has no number."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{printable(error.filename)}: {error.strerror}"
-    return str(error)
+    """Return an error's message; an OSError's begins with the file, if it has one, and is without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return error.strerror if error.filename is None else f"{printable(error.filename)}: {error.strerror}"
 
 
 def shell_word(path: Path | str) -> str:

@@ -1,5 +1,6 @@
 """The index of a data set: images with their sizes, formats and labels."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,9 +91,12 @@ class ImageIndex:
             return ""
         if all(map(is_coco_file, sources)):
             return f"none of the {len(self)} images has labels; check the annotations in {printable(sources[0])}"
+        first = label_path(self.paths[0])
+        if os.path.isfile(first):
+            return f"none of the {len(self)} images has labels; the label files are empty, such as {printable(first)}"
         return (
             f"none of the {len(self)} images has labels; the first label file would be "
-            f"{printable(label_path(self.paths[0]))}: put a folder `labels` with the same file names next to `images`"
+            f"{printable(first)}: put a folder `labels` with the same file names next to `images`"
         )
 
     @property

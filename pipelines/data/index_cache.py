@@ -14,7 +14,7 @@ import PIL
 
 from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from kernels.host.files import read_regular, write_atomically
-from kernels.host.paths import error_text, printable
+from kernels.host.paths import printable
 from pipelines.data.columns import ImageFormats, Polygons, RowGroups
 from pipelines.data.images import ImageFormat
 from pipelines.data.listing import Listing
@@ -60,7 +60,7 @@ def cached_scan(
         try:
             _store(file, _encode(scanned, key))
         except OSError as error:
-            _log.warning("the index of the data set is not cached: %s", error_text(error))
+            _log.warning("%s: the index of the data set is not cached: %s", printable(folder), error.strerror or error)
     return scanned
 
 

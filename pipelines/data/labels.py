@@ -134,8 +134,10 @@ def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
         raise _BadRowError(f"{len(tokens)} columns; expected 5 for a box, or 1 + 2n for a polygon of n >= 3 points")
     values = [_number(token) for token in tokens]
     class_index = values[0]
-    if class_index < 0 or class_index != int(class_index) or class_index >= MAX_CLASS_INDEX:
+    if class_index < 0 or class_index != int(class_index):
         raise _BadRowError(f"class {_shown(tokens[0])} is not an integer >= 0")
+    if class_index >= MAX_CLASS_INDEX:
+        raise _BadRowError(f"class {_shown(tokens[0])} is too large; at most {MAX_CLASS_INDEX - 1} is supported")
     for token, value in zip(tokens[1:], values[1:], strict=True):
         if not 0.0 <= value <= _LARGEST:
             raise _BadRowError(f"coordinate {_shown(token)} is outside [0, 1]; divide pixels by the image size")
@@ -155,8 +157,10 @@ def _number(token: bytes) -> float:
     try:
         value = float(token)
     except ValueError:
-        raise _BadRowError(f"{_shown(token)} is not a number") from None
-    if b"_" in token or not math.isfinite(value):
+        value = None
+    if value is None or b"_" in token:  # float() ignores underscores between digits
+        raise _BadRowError(f"{_shown(token)} is not a number")
+    if not math.isfinite(value):
         raise _BadRowError(f"{_shown(token)} is not a finite number")
     return value
 

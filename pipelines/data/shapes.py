@@ -32,26 +32,36 @@ def render_shapes(cache_folder: Path | None = None) -> Path:
     Args:
         cache_folder: parent folder, by default the user's cache folder.
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be created or written.
     """
     parent = user_cache_folder() if cache_folder is None else cache_folder
     final = parent / _VERSION
     if not _is_complete(final):
         make_private_folder(parent)
-        work = Path(tempfile.mkdtemp(prefix=f".{_VERSION}-", dir=parent))
         try:
-            _render_all(work / "new")
-            _put_in_place(work, final)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _render_into(parent, final)
+        except OSError as error:
+            # A failed write has no file name, and that of a temporary file means nothing to the user.
+            reason = f"{error.strerror or error}; the data set shapes (4 MB) cannot be written here, set XDG_CACHE_HOME"
+            raise OSError(error.errno, reason, str(parent)) from error
     return final / "shapes.yaml"
+
+
+def _render_into(parent: Path, final: Path) -> None:
+    work = Path(tempfile.mkdtemp(prefix=f".{_VERSION}-", dir=parent))
+    try:
+        _render_all(work / "new")
+        _put_in_place(work, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_complete(folder: Path) -> bool:
     if not (folder / "shapes.yaml").is_file():
         return False
+    # A copy onto a full disk leaves empty files.
     return all(
-        len(list((folder / kind / split).glob(f"*.{suffix}"))) == count
+        sum(file.stat().st_size > 0 for file in (folder / kind / split).glob(f"*.{suffix}")) == count
         for split, count in COUNTS.items()
         for kind, suffix in (("images", "jpg"), ("labels", "txt"))
     )

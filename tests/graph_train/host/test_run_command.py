@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.host.failures import INTERNAL_ERROR, INTERRUPTED, USER_ERROR
+from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from graph_train.host.run_command import run_command
+from kernels.host.files import replacing
 from tests.python_process import run_python
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
@@ -116,6 +117,35 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
 
     assert run_command("graph-train", command, debug=False) == INTERRUPTED
     assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_removes_temporary_files(tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+
+    def command() -> None:
+        assert signal.getsignal(number) != signal.SIG_DFL  # it would end the test process
+        with replacing(tmp_path / "best.onnx"):
+            os.kill(os.getpid(), number)
+
+    try:
+        assert run_command("graph-export", command, debug=False) == INTERRUPTED
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert capsys.readouterr().err == "graph-export: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_handled_and_ignored_signals_are_left_alone() -> None:
+    def command() -> None:
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_command("graph-export", command, debug=False) == DONE
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:

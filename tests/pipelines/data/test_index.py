@@ -327,7 +327,10 @@ def test_uncreatable_cache_folder_only_warns(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         assert len(index(tmp_path / "images", cache=tmp_path / "file" / "cache")) == 1
-    assert "is not cached" in caplog.text
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
+        f"{tmp_path / 'file' / 'cache'}: the index of the data set is not cached: Not a directory; "
+    )
 
 
 def test_cache_is_in_user_folder_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +380,9 @@ def test_missing_labels_warning_names_searched_folder(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.jpg")
     found = index(tmp_path / "images", cache=tmp_path / "cache")
     assert str(label_path(image)) in found.without_labels([tmp_path / "images"])
+    label_path(image).parent.mkdir()
+    label_path(image).write_text("")
+    assert f"the label files are empty, such as {label_path(image)}" in found.without_labels([tmp_path / "images"])
     json_file = tmp_path / "instances.json"
     assert str(json_file) in found.without_labels([json_file])
     add_image(tmp_path, "b.jpg", BOX)

@@ -11,6 +11,7 @@ from PIL import Image
 from pipelines.data.dataset import load_dataset
 from pipelines.data.index import index_images
 from pipelines.data.shapes import CLASS_NAMES, COUNTS, render_shapes
+from tests.file_limit import file_limit
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,22 @@ def test_damaged_copy_is_rebuilt(shapes_folder: Path, tmp_path: Path) -> None:
     (copy / "images" / "train" / "000.jpg").unlink()
     render_shapes(tmp_path)
     assert files(copy) == files(shapes_folder.parent)
+
+
+def test_copy_with_empty_file_is_rebuilt(shapes_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / shapes_folder.parent.name
+    shutil.copytree(shapes_folder.parent, copy)
+    (copy / "labels" / "val" / "007.txt").write_text("")
+    render_shapes(tmp_path)
+    assert files(copy) == files(shapes_folder.parent)
+
+
+def test_failed_write_names_cache_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with file_limit(64), pytest.raises(OSError, match="File too large; the data set shapes") as failure:
+        render_shapes(cache)
+    assert failure.value.filename == str(cache) and "XDG_CACHE_HOME" in str(failure.value)
+    assert list(cache.iterdir()) == []
 
 
 def test_concurrent_creation(shapes_folder: Path, tmp_path: Path) -> None:
