@@ -69,6 +69,28 @@ def test_cases_pass_on_emulated_device(tmp_path: Path) -> None:
     assert results == dict.fromkeys(CASES, "PASS")
 
 
+_MANY_BLOCKS = """
+import sys
+from kernels.plugin import load_plugin, plugin_library
+load_plugin("emulated-cuda")
+plugin_library().graph_train_emulated_multiprocessors(24)
+from tests.gpu.cases import CASES
+from tests.gpu.devices import EmulatedGpu
+from tests.gpu.kernel_run import run_case
+lines = [run_case(EmulatedGpu(), name, CASES[name]) for name in sys.argv[1:]]
+failed = [line for line in lines if line.result != "PASS"]
+assert not failed, failed
+"""
+
+
+def test_cooperative_cases_pass_with_many_blocks() -> None:
+    """Emulated launches have two blocks, but a GPU runs up to some hundred, more than there are pieces of work."""
+    names = ("batch_norm_f32", "batch_norm_grad_f16", "channel_variance_bf16", "detection_loss", "update_parameters")
+    command = [sys.executable, "-c", _MANY_BLOCKS, *names]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_every_kernel_has_case() -> None:
     assert CASES.keys() | WITHIN_OTHERS == kernel_names()
 

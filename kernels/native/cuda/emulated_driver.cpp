@@ -1,3 +1,4 @@
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -11,8 +12,8 @@ namespace graph_train::cuda {
 
 namespace {
 
-// More than one, so that blocks have to wait for each other; few, so that this stays fast.
-constexpr int kMultiprocessors = 2;
+// More than one, so that blocks have to wait for each other; few, so that this stays fast. Tests may require more.
+std::atomic<int> number_of_multiprocessors{2};
 
 char context, module_image;
 
@@ -30,7 +31,7 @@ Result device_get(Device* device, int ordinal) {
 
 Result attribute(int* value, int which, Device) {
   switch (static_cast<Attribute>(which)) {
-    case Attribute::kMultiprocessors: *value = kMultiprocessors; return 0;
+    case Attribute::kMultiprocessors: *value = number_of_multiprocessors; return 0;
     case Attribute::kMajor: *value = 9; return 0;
     case Attribute::kMinor: *value = 0; return 0;
   }
@@ -83,6 +84,7 @@ Result launch_cooperative(Function function, unsigned int gx, unsigned int gy, u
 }
 
 Result allocate(Pointer* pointer, size_t bytes) {
+  if (bytes == 0) return 1;  // INVALID_VALUE
   *pointer = reinterpret_cast<Pointer>(std::malloc(bytes));
   return *pointer == 0 ? 2 : 0;  // CUDA_ERROR_OUT_OF_MEMORY
 }
@@ -112,6 +114,9 @@ const Driver& emulated_driver() {
                             allocate,    release,      set,          copy,      synchronize};
   return table;
 }
+
+// Sets the number of multiprocessors, each with room for one block of a cooperative launch; call it before the first.
+extern "C" GT_EXPORT void graph_train_emulated_multiprocessors(int number) { number_of_multiprocessors = number; }
 
 }  // namespace graph_train::cuda
 

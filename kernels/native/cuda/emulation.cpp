@@ -53,6 +53,7 @@ namespace {
 
 constexpr size_t kStackBytes = GT_SANITIZED ? 256 << 10 : 64 << 10;
 constexpr unsigned int kLanes = 32;
+constexpr size_t kMaxSharedBytes = 48 << 10;  // of a block, without opting in to more
 
 const Kernel*& kernels() {
   static const Kernel* first = nullptr;
@@ -80,10 +81,12 @@ struct Fiber {
   // Double-buffered: a lane may write its next value while another one still reads the previous value.
   unsigned char exchanged[2][8] = {};
   unsigned int turn = 0;
+  const char* exchange = nullptr;  // name of the function with which it exchanges values
 };
 
 struct Block {
   std::vector<Fiber*> fibers;
+  size_t shared_bytes = 0;
   std::map<const void*, std::vector<char>> shared;
 };
 
@@ -188,6 +191,11 @@ bool release_complete(const std::vector<std::unique_ptr<Block>>& blocks) {
     for (size_t first = 0; first < block->fibers.size(); first += kLanes) {
       const auto warp = warp_of(*block, first);
       if (!all_wait(warp, Waiting::kWarp)) continue;
+      if (std::any_of(warp.begin(), warp.end(), [&](const Fiber* lane) {
+            return lane->turn != warp[0]->turn || std::strcmp(lane->exchange, warp[0]->exchange) != 0;
+          })) {
+        fail(worker.kernel->name, "lanes of a warp meet at different shuffles");
+      }
       release(warp);
       released = true;
     }
@@ -315,9 +323,11 @@ void block_barrier() {
   leave(Waiting::kBlock);
 }
 
-void exchange_in_warp(const void* own, size_t bytes) {
+void exchange_in_warp(const char* function, unsigned int mask, const void* own, size_t bytes) {
   if (worker.running == nullptr) fail(worker.kernel->name, "has a warp shuffle: declare it as GT_BLOCK_KERNEL");
+  if (mask != 0xffffffffu) fail(worker.kernel->name, "a warp shuffle's mask must contain all lanes");
   Fiber* fiber = worker.running;
+  fiber->exchange = function;
   fiber->turn ^= 1;
   std::memcpy(fiber->exchanged[fiber->turn], own, bytes);
   leave(Waiting::kWarp);
@@ -337,7 +347,11 @@ void spin() {
 void* shared_memory(const void* key, size_t bytes) {
   auto& memory = worker.block->shared[key];
   // Not zero, because on a GPU the content is undefined.
-  if (memory.empty()) memory.assign(bytes, static_cast<char>(0xA5));
+  if (memory.empty()) {
+    memory.assign(bytes, static_cast<char>(0xA5));
+    worker.block->shared_bytes += bytes;
+    if (worker.block->shared_bytes > kMaxSharedBytes) fail(worker.kernel->name, "more than 48 KiB of shared memory");
+  }
   return memory.data();
 }
 

@@ -1,8 +1,9 @@
 // CUDA's built-ins for kernels compiled by g++, so that tests run the CUDA sources on a CPU.
 //
 // Threads of a block are executed one after another, in the order of their numbers or (graph_train_emulated_order) in a
-// random one. Those of a GT_BLOCK_KERNEL are fibers that switch at barriers and warp shuffles. A barrier that some
-// thread of the block never reaches, which would hang or misbehave on a GPU, ends the process with a message.
+// random one. Those of a GT_BLOCK_KERNEL are fibers that switch at barriers and warp shuffles. What would hang or
+// misbehave on a GPU ends the process with a message: a barrier that some thread of the block never reaches, lanes that
+// meet at different shuffles or with another mask than that of the whole warp, and too much shared memory.
 #pragma once
 
 #include <atomic>
@@ -39,9 +40,9 @@ const Kernel* find_kernel(const char* name);
 void run(const Kernel& kernel, Dimensions grid, Dimensions block, const void* args, bool together);
 
 void block_barrier();
-// Waits for the other lanes of this warp. Afterwards `of_lane` returns the value `own` of any lane, up to 8 bytes,
-// until the next exchange.
-void exchange_in_warp(const void* own, size_t bytes);
+// Waits for the other lanes of this warp, which must call the same function with the same mask, that of all lanes.
+// Afterwards `of_lane` returns the value `own` of any lane, up to 8 bytes, until the next exchange.
+void exchange_in_warp(const char* function, unsigned int mask, const void* own, size_t bytes);
 const void* of_lane(unsigned int lane);
 // Lets other threads of a cooperative launch continue.
 void spin();
@@ -49,9 +50,9 @@ void spin();
 void* shared_memory(const void* key, size_t bytes);
 
 template<typename T>
-T from_lane(T value, unsigned int lane) {
+T from_lane(const char* function, unsigned int mask, T value, unsigned int lane) {
   static_assert(sizeof(T) <= 8, "warp shuffles carry up to 8 bytes");
-  exchange_in_warp(&value, sizeof(T));
+  exchange_in_warp(function, mask, &value, sizeof(T));
   T result;
   std::memcpy(&result, of_lane(lane), sizeof(T));
   return result;
@@ -82,27 +83,27 @@ inline void __syncthreads() { graph_train::emulation::block_barrier(); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 
 template<typename T>
-T __shfl_xor_sync(unsigned int, T value, int mask) {
-  return graph_train::emulation::from_lane(value,
-                                           graph_train::emulation::lane_of_thread() ^ static_cast<unsigned int>(mask));
-}
-template<typename T>
-T __shfl_down_sync(unsigned int, T value, unsigned int distance) {
-  const unsigned int lane = graph_train::emulation::lane_of_thread() + distance;
-  return graph_train::emulation::from_lane(value, lane < 32 ? lane : graph_train::emulation::lane_of_thread());
-}
-template<typename T>
-T __shfl_up_sync(unsigned int, T value, unsigned int distance) {
+T __shfl_xor_sync(unsigned int mask, T value, int distance) {
   const unsigned int own = graph_train::emulation::lane_of_thread();
-  return graph_train::emulation::from_lane(value, own < distance ? own : own - distance);
+  return graph_train::emulation::from_lane(__func__, mask, value, own ^ static_cast<unsigned int>(distance));
 }
 template<typename T>
-T __shfl_sync(unsigned int, T value, int lane) {
-  return graph_train::emulation::from_lane(value, static_cast<unsigned int>(lane) % 32);
+T __shfl_down_sync(unsigned int mask, T value, unsigned int distance) {
+  const unsigned int own = graph_train::emulation::lane_of_thread();
+  return graph_train::emulation::from_lane(__func__, mask, value, own + distance < 32 ? own + distance : own);
 }
-inline unsigned int __ballot_sync(unsigned int, bool holds) {
+template<typename T>
+T __shfl_up_sync(unsigned int mask, T value, unsigned int distance) {
+  const unsigned int own = graph_train::emulation::lane_of_thread();
+  return graph_train::emulation::from_lane(__func__, mask, value, own < distance ? own : own - distance);
+}
+template<typename T>
+T __shfl_sync(unsigned int mask, T value, int lane) {
+  return graph_train::emulation::from_lane(__func__, mask, value, static_cast<unsigned int>(lane) % 32);
+}
+inline unsigned int __ballot_sync(unsigned int mask, bool holds) {
   unsigned int votes = 0;
-  graph_train::emulation::exchange_in_warp(&holds, sizeof(holds));
+  graph_train::emulation::exchange_in_warp(__func__, mask, &holds, sizeof(holds));
   for (unsigned int lane = 0; lane < 32; ++lane) {
     bool of_other;
     std::memcpy(&of_other, graph_train::emulation::of_lane(lane), sizeof(of_other));
