@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <iostream>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -41,56 +41,58 @@ const cudnn::Pass& functions_of(ConvolutionPass pass) {
   }
 }
 
+struct Choice {
+  int algorithm;
+  Math math;
+  bool deterministic;
+  size_t workspace_bytes;
+};
+
+// The choices are those that cuDNN has not refused to run, the best first.
 struct Plan {
   Operands operands;
   cudnn::Descriptor convolution;
-  int algorithm = 0;
-  size_t workspace_bytes = 0;
+  std::deque<Choice> choices;
+  bool has_run = false;
 };
 
 Math arithmetic(cudnn::DataType type) {
   return type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : Math::kTensorCores;
 }
 
-bool is_allowed(const cudnn::Performance& found, cudnn::DataType type, bool deterministic) {
+// Whether float32 is computed as such.
+bool is_exact_enough(const cudnn::Performance& found, cudnn::DataType type) {
   const bool rounds_factors = found.math == Math::kTensorCores || found.math == Math::kTensorCoresAllowConversion;
-  return found.status == 0 && (found.deterministic != 0 || !deterministic)
-         && !(rounds_factors && type == cudnn::DataType::kFloat);
+  return !(rounds_factors && type == cudnn::DataType::kFloat);
 }
 
-// Puts an algorithm into the plan; returns whether cuDNN accepts it with a workspace of at most `max_workspace` bytes.
-bool try_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type,
-                   const cudnn::Performance& found, size_t max_workspace, Plan* plan) {
-  // The math type belongs to the algorithm; the default for float32 would be TF32.
-  const Math math = type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : found.math;
-  GT_CUDNN_CHECK(set_math(plan->convolution, math));
-  const auto& [first, second, result] = plan->operands;
-  plan->algorithm = found.algorithm;
-  const auto status = functions.workspace_bytes(handle, first, second, plan->convolution, result, found.algorithm,
-                                                &plan->workspace_bytes);
-  return status == 0 && plan->workspace_bytes <= max_workspace;
-}
-
-// Chooses the first algorithm of cuDNN's list, which is ordered by expected time, that is allowed, accepted by cuDNN
-// and needs at most kMaxWorkspace; if there is none, the one with the smallest workspace.
-bool choose_algorithm(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type, bool deterministic,
-                      Plan* plan) {
+// The allowed algorithms: deterministic ones first, then those that need at most kMaxWorkspace, in the order of cuDNN's
+// list, which is that of the expected time, then the others by their workspace.
+std::deque<Choice> list_choices(cudnn::Handle handle, const cudnn::Pass& functions, cudnn::DataType type,
+                                const Operands& operands, cudnn::Descriptor convolution) {
   cudnn::Performance list[kMaxAlgorithms];
-  int found = 0;
-  const auto& [first, second, result] = plan->operands;
-  cudnn::check(
-      functions.find_algorithms(handle, first, second, plan->convolution, result, kMaxAlgorithms, &found, list),
-      "find_algorithms");
-  auto* const end =
-      std::remove_if(list, list + found, [=](const auto& one) { return !is_allowed(one, type, deterministic); });
-  for (const auto* one = list; one != end; ++one) {
-    if (try_algorithm(handle, functions, type, *one, kMaxWorkspace, plan)) return true;
+  int number = 0;
+  const auto& [first, second, result] = operands;
+  cudnn::check(functions.find_algorithms(handle, first, second, convolution, result, kMaxAlgorithms, &number, list),
+               "find_algorithms");
+  std::deque<Choice> choices;
+  for (const auto* found = list; found != list + number; ++found) {
+    if (found->status != 0 || !is_exact_enough(*found, type)) continue;
+    // The math type belongs to the algorithm; the default for float32 would be TF32.
+    const Math math = type == cudnn::DataType::kFloat ? Math::kFusedMultiplyAdd : found->math;
+    GT_CUDNN_CHECK(set_math(convolution, math));
+    size_t bytes = 0;
+    if (functions.workspace_bytes(handle, first, second, convolution, result, found->algorithm, &bytes) != 0) continue;
+    choices.push_back({found->algorithm, math, found->deterministic != 0, bytes});
   }
-  std::stable_sort(list, end, [](const auto& one, const auto& other) { return one.memory < other.memory; });
-  for (const auto* one = list; one != end; ++one) {
-    if (try_algorithm(handle, functions, type, *one, std::numeric_limits<size_t>::max(), plan)) return true;
-  }
-  return false;
+  std::stable_sort(choices.begin(), choices.end(), [](const Choice& one, const Choice& other) {
+    const auto rank = [](const Choice& choice) {
+      const size_t bytes = choice.workspace_bytes;
+      return std::tuple(!choice.deterministic, bytes <= kMaxWorkspace ? 0 : bytes);
+    };
+    return rank(one) < rank(other);
+  });
+  return choices;
 }
 
 std::string description(ConvolutionPass pass, const ConvolutionShape& s) {
@@ -104,29 +106,36 @@ std::string description(ConvolutionPass pass, const ConvolutionShape& s) {
 
 Plan make_plan(cudnn::Handle handle, ConvolutionPass pass, const ConvolutionShape& shape, cudnn::DataType type) {
   const CudnnDescriptors descriptors = make_descriptors(shape, type);
-  Plan plan{operands_of(pass, descriptors), descriptors.convolution, 0, 0};
-  if (choose_algorithm(handle, functions_of(pass), type, true, &plan)) return plan;
-  CHECK(choose_algorithm(handle, functions_of(pass), type, false, &plan))
-      << "cuDNN has no algorithm for this convolution: " << description(pass, shape);
-  std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the last "
-               "digits from run to run: "
-            << description(pass, shape) << std::endl;
-  return plan;
+  const Operands operands = operands_of(pass, descriptors);
+  auto choices = list_choices(handle, functions_of(pass), type, operands, descriptors.convolution);
+  CHECK(!choices.empty()) << "cuDNN has no algorithm for this convolution: " << description(pass, shape);
+  GT_CUDNN_CHECK(set_math(descriptors.convolution, choices.front().math));
+  return {operands, descriptors.convolution, std::move(choices)};
 }
 
-const Plan& cached_plan(int device, cudnn::Handle handle, ConvolutionPass pass, const ConvolutionShape& shape,
-                        cudnn::DataType type) {
+// Call it with the lock of the plans.
+Plan& cached_plan(int device, cudnn::Handle handle, ConvolutionPass pass, const ConvolutionShape& shape,
+                  cudnn::DataType type) {
   static_assert(sizeof(ConvolutionShape) % sizeof(int64_t) == 0, "all members are int64_t");
   using Sizes = std::array<int64_t, sizeof(ConvolutionShape) / sizeof(int64_t)>;
   static auto* plans = new std::map<std::tuple<int, ConvolutionPass, cudnn::DataType, Sizes>, Plan>;
-  static std::mutex mutex;
   Sizes sizes;
   std::memcpy(sizes.data(), &shape, sizeof(shape));
   const std::tuple key{device, pass, type, sizes};
-  const std::lock_guard<std::mutex> lock(mutex);
   const auto known = plans->find(key);
   if (known != plans->end()) return known->second;
   return plans->emplace(key, make_plan(handle, pass, shape, type)).first->second;
+}
+
+cudnn::Status run_choice(const cuda::Queue& queue, cudnn::Handle handle, const cudnn::Pass& functions, const Plan& plan,
+                         void* const* data) {
+  const Choice& choice = plan.choices.front();
+  const size_t bytes = choice.workspace_bytes;
+  void* const workspace = bytes == 0 ? nullptr : cuda::workspace(queue, bytes);
+  const auto& [first, second, result] = plan.operands;
+  const float alpha = 1, beta = 0;
+  return functions.run(handle, &alpha, first, data[0], second, data[1], plan.convolution, choice.algorithm, workspace,
+                       bytes, &beta, result, data[2]);
 }
 
 }  // namespace
@@ -158,18 +167,28 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
         << "a convolution on CUDA needs tensors that start at a multiple of 16 bytes: copy the view of a tensor first";
   }
   cuda::make_current(queue.device);
-  const Plan& plan = cached_plan(queue.device, handle, pass, shape, type);
-  const auto& [first, second, result] = plan.operands;
   void* data[] = {x, weights, y};
   if (pass == ConvolutionPass::kDataGradient) std::rotate(data, data + 1, data + 3);
   if (pass == ConvolutionPass::kFilterGradient) std::swap(data[1], data[2]);
-  void* const workspace = plan.workspace_bytes == 0 ? nullptr : cuda::workspace(queue, plan.workspace_bytes);
-  const float alpha = 1, beta = 0;
   const char* names[] = {"cudnn_forward", "cudnn_data_gradient", "cudnn_filter_gradient"};
   const char* name = names[static_cast<int>(pass)];
-  cudnn::check(functions_of(pass).run(handle, &alpha, first, data[0], second, data[1], plan.convolution, plan.algorithm,
-                                      workspace, plan.workspace_bytes, &beta, result, data[2]),
-               name);
+  static std::mutex mutex;  // a change of the math type changes a descriptor that other threads use
+  const std::lock_guard<std::mutex> lock(mutex);
+  Plan& plan = cached_plan(queue.device, handle, pass, shape, type);
+  auto status = run_choice(queue, handle, functions_of(pass), plan, data);
+  // cuDNN lists some algorithms that it then refuses to run.
+  while (status != 0 && !plan.has_run && plan.choices.size() > 1) {
+    plan.choices.pop_front();
+    GT_CUDNN_CHECK(set_math(plan.convolution, plan.choices.front().math));
+    status = run_choice(queue, handle, functions_of(pass), plan, data);
+  }
+  cudnn::check(status, name);
+  if (!plan.has_run && !plan.choices.front().deterministic) {
+    std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the "
+                 "last digits from run to run: "
+              << description(pass, shape) << std::endl;
+  }
+  plan.has_run = true;
   cuda::count(name);
 }
 
