@@ -113,7 +113,7 @@ class SanitizedPython:
 
     def check_tests(self, *arguments: str) -> None:
         """Run pytest the same way, without output capture, so that sanitizer messages are printed."""
-        self.check("-m", "pytest", "-n", "0", "-s", *arguments)
+        self.check("-m", "pytest", "-n", "0", "-s", "-rf", *arguments)
 
 
 def sanitizing_compiler(parent: Path) -> Path:

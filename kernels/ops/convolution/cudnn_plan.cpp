@@ -175,14 +175,15 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
   static std::mutex mutex;  // a change of the math type changes a descriptor that other threads use
   const std::lock_guard<std::mutex> lock(mutex);
   Plan& plan = cached_plan(queue.device, handle, pass, shape, type);
-  auto status = run_choice(queue, handle, functions_of(pass), plan, data);
+  const auto first_status = run_choice(queue, handle, functions_of(pass), plan, data);
+  auto status = first_status;
   // cuDNN lists some algorithms that it then refuses to run.
   while (status != 0 && !plan.has_run && plan.choices.size() > 1) {
     plan.choices.pop_front();
     GT_CUDNN_CHECK(set_math(plan.convolution, plan.choices.front().math));
     status = run_choice(queue, handle, functions_of(pass), plan, data);
   }
-  cudnn::check(status, name);
+  cudnn::check(status == 0 ? status : first_status, name);
   if (!plan.has_run && !plan.choices.front().deterministic) {
     std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the "
                  "last digits from run to run: "
