@@ -53,5 +53,6 @@ def test_run_that_ends_before_it_is_queued(tmp_path: Path) -> None:
     (tmp_path / "late.cpp").write_text(_DELAYING_LIBRARY % {"enqueue": _ENQUEUE, "library": library.name})
     late = tmp_path / "late.so"
     subprocess.run(["g++", "-shared", "-fPIC", "-O1", "late.cpp", "-o", late, "-ldl"], check=True, cwd=tmp_path)
-    done = run_python("-c", _PROGRAM, env={**os.environ, "LD_PRELOAD": str(late)}, timeout=120)
+    preloaded = " ".join((os.environ.get("LD_PRELOAD", ""), str(late)))  # the sanitizers', whose library must be first
+    done = run_python("-c", _PROGRAM, env={**os.environ, "LD_PRELOAD": preloaded.strip()}, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]
