@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import TrainingState
+from kernels.runtime import flow
+from models.layers import member
 
 LATE_UPDATES = 2000
 """Updates before the additional one, which makes the decay of the average 0.63; that of the first updates is 0.0005."""
@@ -20,6 +22,9 @@ LIMIT = 6.0
 
 ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
 """The reference's, PyTorch's defaults."""
+
+INFO = np.finfo(np.float32)
+EXPONENT_BITS = np.int32(0x7F800000)
 
 _Arrays = Mapping[str, np.ndarray]
 _Values = npt.NDArray[np.float64]
@@ -36,13 +41,15 @@ class UpdateAudit:
     def __init__(self, state: TrainingState, weight_decays: tuple[float, float, float]) -> None:
         self.errors: dict[str, float] = {}
         self._state, self._weight_decays = state, weight_decays
-        self._old: _Arrays = state.arrays()
+        self._shared = _shared_arrays(state)
+        self._old = self._copies()
         # The state lags one update behind in these, except after `flush`.
-        self._statistics = {name: _Average(self._old[f"ema/{name}"].astype(np.float64)) for name in state.statistics}
+        start = state.arrays()
+        self._statistics = {name: _Average(start[f"ema/{name}"].astype(np.float64)) for name in state.statistics}
 
     def after_step(self, settings: StepSettings, *, updated: bool) -> None:
         """Check the step that has just been taken."""
-        new = self._state.arrays()
+        new = self._copies()
         for name, group in zip(self._state.trained, self._state.groups, strict=True):
             kinds = ["model", "ema", "first_moment"] + ["second_moment"] * (self._state.rule != "sgd")
             before, after = ({kind: arrays[f"{kind}/{name}"] for kind in kinds} for arrays in (self._old, new))
@@ -59,9 +66,13 @@ class UpdateAudit:
 
     def after_flush(self) -> None:
         """Check the averages of the running statistics."""
-        self._old = self._state.arrays()
+        arrays, self._old = self._state.arrays(), self._copies()
         for name, average in self._statistics.items():
-            self._note(f"ema/{name}", self._old[f"ema/{name}"], average.expected, average.rounding)
+            self._note(f"ema/{name}", arrays[f"ema/{name}"], average.expected, average.rounding)
+
+    def _copies(self) -> _Arrays:
+        flow._oneflow_internal.eager.Sync()
+        return {name: values.copy() for name, values in self._shared.items()}
 
     def _check_average(self, name: str, before: _Arrays, after: _Arrays) -> None:
         decay, weight = ema_decay(self._state.counters.updates), after["model"].astype(np.float64)
@@ -94,6 +105,23 @@ class UpdateAudit:
         self.errors[name] = max(self.errors.get(name, 0.0), np.inf if np.isnan(error) else error)
 
 
+def _shared_arrays(state: TrainingState) -> _Arrays:
+    """Return the CPU memory of all audited tensors by name, valid after `Sync`.
+
+    Copying from it after each step is much faster than reading each tensor anew.
+    """
+    shared = {f"model/{name}": member(state.network, name).numpy() for name in (*state.trained, *state.statistics)}
+    for name in state.trained:
+        shared[f"ema/{name}"] = member(state.average, name).numpy()
+    for kind in ["first_moment"] + ["second_moment"] * (state.rule != "sgd"):
+        flat, start = getattr(state, kind).numpy(), 0
+        for name in state.trained:
+            weight = shared[f"model/{name}"]
+            shared[f"{kind}/{name}"] = flat[start : start + weight.size].reshape(weight.shape)
+            start += weight.size
+    return shared
+
+
 class _Average:
     """A moving average in double precision, and the rounding of one in single precision."""
 
@@ -111,4 +139,6 @@ def _rounding(*terms: np.ndarray) -> _Values:
     size = np.abs(terms[0]).astype(np.float32, copy=False)
     for term in terms[1:]:
         np.maximum(size, np.abs(term).astype(np.float32, copy=False), out=size)
-    return np.spacing(size).astype(np.float64)
+    # The power of two of each number, from its bits: eight times as fast as `np.spacing`, which is most of an audit.
+    powers = (np.maximum(size, INFO.tiny).view(np.int32) & EXPONENT_BITS).view(np.float32)
+    return powers.astype(np.float64) * float(INFO.eps)
