@@ -23,8 +23,10 @@ LIMIT = 6.0
 ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
 """The reference's, PyTorch's defaults."""
 
-INFO = np.finfo(np.float32)
+ROUNDING = np.finfo(np.float32).eps
 EXPONENT_BITS = np.int32(0x7F800000)
+SMALLEST = np.float32(2.0**-100)
+"""Smaller numbers count as this, whose rounding is still a normal number."""
 
 _Arrays = Mapping[str, np.ndarray]
 _Values = npt.NDArray[np.float64]
@@ -75,15 +77,15 @@ class UpdateAudit:
         return {name: values.copy() for name, values in self._shared.items()}
 
     def _check_average(self, name: str, before: _Arrays, after: _Arrays) -> None:
-        decay, weight = ema_decay(self._state.counters.updates), after["model"].astype(np.float64)
-        expected = decay * before["ema"] + (1 - decay) * weight
-        self._note(f"ema/{name}", after["ema"], expected, _rounding(before["ema"], weight))
+        decay, old = ema_decay(self._state.counters.updates), before["ema"].astype(np.float64)
+        expected = decay * old + (1 - decay) * after["model"].astype(np.float64)
+        self._note(f"ema/{name}", after["ema"], expected, _rounding(before["ema"], after["model"]))
 
     def _check_weight(self, name: str, before: _Arrays, after: _Arrays, settings: StepSettings, group: int) -> None:
         rate, decay, beta = settings.learning_rates[group], self._weight_decays[group], settings.momentum
         weight, old = before["model"].astype(np.float64), before["first_moment"].astype(np.float64)
         mean = after["first_moment"].astype(np.float64)
-        moments = _rounding(old, mean)
+        moments = _rounding(before["first_moment"], after["first_moment"])
         gained = mean - beta * old
         if self._state.rule == "sgd":
             step, unit = gained + beta * mean, moments
@@ -97,9 +99,11 @@ class UpdateAudit:
             step = mean / (root + ADAM_EPSILON) / (1 - beta**count)
             unit = _rounding(step)
         kept = 1 - rate * decay if self._state.rule == "adamw" else 1.0
-        self._note(f"model/{name}", after["model"], weight * kept - rate * step, _rounding(weight) + rate * unit)
+        self._note(
+            f"model/{name}", after["model"], weight * kept - rate * step, _rounding(before["model"]) + rate * unit
+        )
 
-    def _note(self, name: str, actual: np.ndarray, expected: _Values, unit: _Values) -> None:
+    def _note(self, name: str, actual: np.ndarray, expected: _Values, unit: npt.NDArray[np.floating]) -> None:
         with np.errstate(invalid="ignore"):
             error = float(np.max(np.abs(actual - expected) / unit, initial=0.0))
         self.errors[name] = max(self.errors.get(name, 0.0), np.inf if np.isnan(error) else error)
@@ -126,7 +130,8 @@ class _Average:
     """A moving average in double precision, and the rounding of one in single precision."""
 
     def __init__(self, start: _Values) -> None:
-        self.expected, self.rounding = start, _rounding(start)
+        self.expected: _Values = start
+        self.rounding: npt.NDArray[np.floating] = _rounding(start)
 
     def update(self, value: np.ndarray, decay: float) -> None:
         """Add a value."""
@@ -134,11 +139,12 @@ class _Average:
         self.expected = decay * self.expected + (1 - decay) * value
 
 
-def _rounding(*terms: np.ndarray) -> _Values:
+def _rounding(*terms: np.ndarray) -> npt.NDArray[np.float32]:
     """Return the distance of float32 numbers at the size of the largest term."""
     size = np.abs(terms[0]).astype(np.float32, copy=False)
     for term in terms[1:]:
         np.maximum(size, np.abs(term).astype(np.float32, copy=False), out=size)
     # The power of two of each number, from its bits: eight times as fast as `np.spacing`, which is most of an audit.
-    powers = (np.maximum(size, INFO.tiny).view(np.int32) & EXPONENT_BITS).view(np.float32)
-    return powers.astype(np.float64) * float(INFO.eps)
+    powers = (np.maximum(size, SMALLEST).view(np.int32) & EXPONENT_BITS).view(np.float32)
+    powers *= ROUNDING
+    return powers
