@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kernels.host.heap import heap_for_compiling
 from kernels.plugin import is_loaded, plugin_library
 from kernels.runtime import Tensor, flow
 
@@ -71,19 +72,16 @@ def compile_graph(graph: Any, *inputs: Tensor) -> None:
     if graph._additional_variable_tobe_loaded:
         names = ", ".join(graph._additional_variable_tobe_loaded)
         raise ValueError(f"{graph.name}: has its own loaded state ({names}); call it, or load its modules instead")
-    _build(graph, *inputs)
-    graph._forward_job_proto = graph._full_job_proto = None
-    if is_loaded():
-        plugin_library().graph_train_free_build_records()
-    flow._oneflow_internal.eager.Sync()  # all state has its values
-    graph._c_nn_graph.complie_and_init_runtime()
-    graph._is_compiled = True
-    if is_loaded():
-        plugin_library().graph_train_free_plan()
-    # glibc's own, absent from other C libraries.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    with heap_for_compiling():
+        _build(graph, *inputs)
+        graph._forward_job_proto = graph._full_job_proto = None
+        if is_loaded():
+            plugin_library().graph_train_free_build_records()
+        flow._oneflow_internal.eager.Sync()  # all state has its values
+        graph._c_nn_graph.complie_and_init_runtime()
+        graph._is_compiled = True
+        if is_loaded():
+            plugin_library().graph_train_free_plan()
 
 
 def built_job(graph: Any, *inputs: Tensor) -> Any:
