@@ -18,7 +18,7 @@ from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.head import cells_of, channels_last_map
-from models.layers import plain
+from models.layers import tensor_of
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
 
@@ -127,7 +127,7 @@ class DetectionLoss(flow.nn.Module):
         """Compute the loss with the plugin's fused op."""
         total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
-            rebalance(plain(self.balance), replicated(parts), self._reference_level)
+            rebalance(tensor_of(self.balance), replicated(parts), self._reference_level)
         return LossParts(total, parts)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
@@ -230,7 +230,7 @@ class DetectionLoss(flow.nn.Module):
         moved = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
         moved = moved / moved[level : level + 1]
-        subtract(plain(self.balance), self.balance - moved)
+        subtract(tensor_of(self.balance), self.balance - moved)
 
     def _classes(self, rows: Tensor, labels: Tensor, unmatched: Tensor, count: Tensor) -> Tensor:
         batch, slots = labels.shape[0], labels.shape[1]

@@ -25,9 +25,9 @@ from models.layers import (
     Upsample,
     ZeroPad2d,
     fork,
+    get_attribute,
     make_activation,
-    member,
-    plain,
+    tensor_of,
 )
 from models.spec import LayerSpec, ModelSpec
 from models.targets import HeadGeometry
@@ -130,7 +130,9 @@ class DetectionModel(flow.nn.Module):
 
     def _activations(self, images: Tensor) -> AbstractContextManager[None]:
         chosen = layout.Layout.fastest_for(images, self.activation_type)
-        weights = [plain(member(self, name)) for name in self._packed_weights] if chosen.packed_weights else []
+        weights = (
+            [tensor_of(get_attribute(self, name)) for name in self._packed_weights] if chosen.packed_weights else []
+        )
         return layout.activations(chosen, weights)
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.host.paths import missing
+from kernels.host.paths import why_missing
 from kernels.host.safe_yaml import load_yaml
 from models.catalogue import (
     BLOCKS,
@@ -116,7 +116,7 @@ def find_config(cfg: str | Path) -> Path:
         name = path.name.removesuffix(".yaml")
         if name in shipped:
             return shipped[name]
-    raise FileNotFoundError(f"{cfg}: {missing(path, 'model yaml')}; give a file or one of: {', '.join(shipped)}")
+    raise FileNotFoundError(f"{cfg}: {why_missing(path, 'model yaml')}; give a file or one of: {', '.join(shipped)}")
 
 
 def load_model_spec(

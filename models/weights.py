@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from kernels.framework.global_rows import local_shard
 from kernels.host.files import replacing
-from kernels.host.paths import missing
+from kernels.host.paths import why_missing
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor, read_tensors
@@ -122,7 +122,7 @@ def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights
             raise ValueError(f"{path}: a folder not written by oneflow.save; give a weight file")
         return _from_oneflow(path, prefer)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: {missing(path, 'weight file')}")
+        raise FileNotFoundError(f"{path}: {why_missing(path, 'weight file')}")
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:

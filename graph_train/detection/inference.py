@@ -139,5 +139,5 @@ class Inference:
 
     def _is_eager(self, key: tuple[tuple[int, ...], str, tuple[int, ...]]) -> bool:
         if self._graph is None:
-            return key not in self._graphs and self._eager_runs.take(key)
+            return key not in self._graphs and self._eager_runs.should_run_eagerly(key)
         return not self._graph

@@ -29,7 +29,7 @@ def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tupl
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-class Originals:
+class SourceFiles:
     """The source images and their label files, which results must not overwrite.
 
     Args:

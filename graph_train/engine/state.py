@@ -19,7 +19,7 @@ from kernels.ops.flatten.function import flattened
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
-from models.layers import member
+from models.layers import get_attribute
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -103,7 +103,7 @@ class TrainingState(flow.nn.Module):
         self.trained = tuple(sorted(trained, key=groups.__getitem__))
         self.groups = tuple(groups[name] for name in self.trained)
         self._flat = ("gradient_sum", "first_moment", *(() if rule == "sgd" else ("second_moment",)))
-        flat = flattened([member(network, name).detach() for name in self.trained])
+        flat = flattened([get_attribute(network, name).detach() for name in self.trained])
         for name in self._flat:
             self.register_buffer(name, self._placement.replicate(np.zeros(tuple(flat.shape), np.float32)))
         self.statistics = tuple(
@@ -111,7 +111,7 @@ class TrainingState(flow.nn.Module):
         )
         self._copy_weights_to_average()
         self.register_buffer(
-            "averaged_statistics", flow.cat([member(average, name) for name in self.statistics], dim=0)
+            "averaged_statistics", flow.cat([get_attribute(average, name) for name in self.statistics], dim=0)
         )
 
     def _copy_weights_to_average(self) -> None:
@@ -119,15 +119,15 @@ class TrainingState(flow.nn.Module):
         with flow.no_grad():
             for name, parameter in self.average.named_parameters():
                 parameter.requires_grad_(False)
-                parameter.copy_(member(self.network, name))
+                parameter.copy_(get_attribute(self.network, name))
             for name, buffer in self.average.named_buffers():
-                buffer.copy_(member(self.network, name))
+                buffer.copy_(get_attribute(self.network, name))
 
     def update_state(self) -> UpdateState:
         """Return the tensors that an update reads and writes."""
         return UpdateState(
-            parameters=[member(self.network, name) for name in self.trained],
-            averages=[member(self.average, name) for name in self.trained],
+            parameters=[get_attribute(self.network, name) for name in self.trained],
+            averages=[get_attribute(self.average, name) for name in self.trained],
             groups=self.groups,
             gradient_sum=self.gradient_sum,
             first_moment=self.first_moment,
@@ -165,7 +165,7 @@ class TrainingState(flow.nn.Module):
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current = [local_shard(member(self.network, name)) for name in self.statistics]
+                current = [local_shard(get_attribute(self.network, name)) for name in self.statistics]
                 rows = np.full((2, 2), 1.0 - self.counters.pending_decay, np.float32)
                 average = local_shard(self.averaged_statistics)
                 given = (flow.tensor(values).to(average.device) for values in (rows, rows[0]))
@@ -205,14 +205,14 @@ class TrainingState(flow.nn.Module):
 
     def _current_statistics(self) -> Tensor:
         """Return the network's running statistics as one vector, in the order of `statistics`."""
-        return flow.cat([local_shard(member(self.network, name)) for name in self.statistics], dim=0)
+        return flow.cat([local_shard(get_attribute(self.network, name)) for name in self.statistics], dim=0)
 
     def _scatter(self, flat: Tensor, network: Any) -> None:
         """Copy the flat statistics into a network's buffers."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
             for name in self.statistics:
-                target = local_shard(member(network, name))
+                target = local_shard(get_attribute(network, name))
                 target.copy_(flat[start : start + target.numel()])
                 start += target.numel()
 
@@ -226,7 +226,7 @@ class TrainingState(flow.nn.Module):
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the arrays that a flat tensor is split into when saved, in order."""
-        return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
+        return {f"{name}/{trained}": tuple(get_attribute(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of all arrays by name; call `flush` first."""
@@ -265,7 +265,7 @@ class TrainingState(flow.nn.Module):
     def _finish_loading(self, counters: Counters) -> None:
         self._local_gradients = None
         with flow.no_grad():
-            flat = flow.cat([local_shard(member(self.average, name)) for name in self.statistics], dim=0)
+            flat = flow.cat([local_shard(get_attribute(self.average, name)) for name in self.statistics], dim=0)
             local_shard(self.averaged_statistics).copy_(flat)
         self.counters = counters
 

@@ -33,7 +33,7 @@ from kernels.framework.graph_memory import built_job, compile_graph
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
-from models.layers import member, plain
+from models.layers import get_attribute, tensor_of
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -92,11 +92,11 @@ class _Backward(flow.nn.Module):
         """Return the losses, total (1,) and parts (3 + n,); the gradients; the settings of the update."""
         state = self.state
         # Averages the statistics of the previous step: a graph can read what it writes only in its next call.
-        current = [plain(member(state.network, name)) for name in state.statistics]
-        hyper, scale = begin_step(current, plain(state.averaged_statistics), rows, previous, size=len(HyperIndex))
+        current = [tensor_of(get_attribute(state.network, name)) for name in state.statistics]
+        hyper, scale = begin_step(current, tensor_of(state.averaged_statistics), rows, previous, size=len(HyperIndex))
         maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, scale)
-        gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
+        gradients = _gradients(parts.total, [get_attribute(state.network, name) for name in state.trained])
         total = parts.total.detach()
         return [total if total.ndim else total.reshape(1), parts.parts], gradients, hyper
 
@@ -394,7 +394,7 @@ class GraphStep(TrainStep):
         if graph is not None:
             self.replayed += 1
             return graph(images, labels, *scalars)
-        if self._is_smaller(images) and self._eager_runs.take(key):
+        if self._is_smaller(images) and self._eager_runs.should_run_eagerly(key):
             self.eager += 1
             self.state.network.train()
             return self._module(images, labels, *scalars)

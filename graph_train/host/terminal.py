@@ -15,7 +15,7 @@ _CLOSED_ERRORS = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE
 """Errors of a stream that is gone for good; others, such as a full disk, may be temporary."""
 
 
-class SteadyStream:
+class RobustStream:
     """A text stream that never fails: unencodable characters are escaped, and output to a closed stream is dropped."""
 
     def __init__(self, stream: Any) -> None:
@@ -95,19 +95,19 @@ class DiscardedOutput(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def steady_output() -> Iterator[None]:
-    """Replace stdout and stderr by `SteadyStream`s; nested uses have no effect."""
+def robust_output() -> Iterator[None]:
+    """Replace stdout and stderr by `RobustStream`s; nested uses have no effect."""
     open_closed_descriptors()
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, SteadyStream):
-            setattr(sys, name, SteadyStream(DiscardedOutput() if stream is None else stream))
+        if not isinstance(stream, RobustStream):
+            setattr(sys, name, RobustStream(DiscardedOutput() if stream is None else stream))
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, SteadyStream):
+            if isinstance(stream, RobustStream):
                 stream.finish()
         sys.stdout, sys.stderr = before
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graph_train.detection.label_files import Originals, write_label_file
+from graph_train.detection.label_files import SourceFiles, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.validation.coco_results import entries_of, id_of_name
 from kernels.host.files import write_atomically
@@ -103,7 +103,7 @@ class PredictionWriter:
         self, settings: OutputSettings, class_names: Sequence[str], *, workers: int, sources: Iterable[Path] = ()
     ) -> None:
         self._settings, self._names = settings, tuple(class_names)
-        self._originals = Originals(sources)
+        self._originals = SourceFiles(sources)
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
         self._queue: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
@@ -147,7 +147,7 @@ class PredictionWriter:
             self.abandon()
 
     def without_overwriting(self, target: Path) -> Path:
-        """Check the path of a file that the caller writes, see `Originals.without_overwriting`."""
+        """Check the path of a file that the caller writes, see `SourceFiles.without_overwriting`."""
         return self._originals.without_overwriting(target)
 
     def abandon(self) -> None:

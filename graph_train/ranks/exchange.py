@@ -21,19 +21,19 @@ class Exchange:
     ranks: int = 1
 
     @property
-    def alone(self) -> bool:
+    def single_rank(self) -> bool:
         """Whether the job has a single rank."""
         return self.ranks == 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     def all_gather(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
         """Return the n numbers of each rank, (ranks, n); n must be the same on all ranks."""
         own = np.asarray(values, np.int64)[np.newaxis]
-        return own if self.alone else self._gather(own)
+        return own if self.single_rank else self._gather(own)
 
     def all_reduce_max(self, *values: int) -> tuple[int, ...]:
         """Return the maximum of each number over the ranks."""
@@ -41,7 +41,7 @@ class Exchange:
 
     def all_gather_arrays(self, own: Array) -> list[Array]:
         """Return the arrays of all ranks, by rank; their first dimensions may differ."""
-        if self.alone:
+        if self.single_rank:
             return [own]
         lengths = self.all_gather([len(own)])[:, 0]
         padded = np.zeros((1, max(int(lengths.max()), 1), *own.shape[1:]), own.dtype)
@@ -60,9 +60,9 @@ class Exchange:
 
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's value after a JSON round trip; the values of other ranks are ignored."""
-        if self.alone:
+        if self.single_rank:
             return value
-        return json.loads(self.all_gather_texts(json.dumps(value) if self.main else "")[0])
+        return json.loads(self.all_gather_texts(json.dumps(value) if self.is_main else "")[0])
 
     def _gather(self, own: Array) -> Array:
         """Concatenate the arrays (1, …) of all ranks to (ranks, …).

@@ -33,7 +33,7 @@ class WatchSettings:
         sockets: file descriptors by rank (as a string), see `graph_train.ranks.rendezvous.Rendezvous`.
         status_fd: pipe on which the process reports that it is done or has failed.
         rank_lost_fd: pipe on which the loss of a rank is reported.
-        places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
+        locations, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class WatchSettings:
     sockets: dict[str, int]
     status_fd: int
     rank_lost_fd: int
-    places: list[str]
+    locations: list[str]
     hosts: list[str]
 
 
@@ -200,7 +200,7 @@ class Watch:
         return settings.rank == remaining[0]
 
     def _print(self, rank: int, reason: str) -> None:
-        place = self._settings.places[rank]
+        place = self._settings.locations[rank]
         text = f"graph-train: rank {rank} ({place}) {reason}; stopping the job. Use --resume to continue from the last"
         print(f"{text} checkpoint", file=sys.stderr, flush=True)
 

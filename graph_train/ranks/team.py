@@ -63,10 +63,10 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
         ValueError: the variables or devices are invalid, a rank is missing, or OneFlow is already imported.
     """
     global _team  # noqa: PLW0603 - a process belongs to one job
-    if not _team.info.alone:
+    if not _team.info.single_rank:
         return _team
     info = rank_info(os.environ)
-    if info.alone:
+    if info.single_rank:
         return _team
     if "oneflow" in sys.modules:
         raise ValueError(
@@ -84,7 +84,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     if numbers:
         # OneFlow assigns each rank the visible GPU with its local rank.
         os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
-    if not info.main:
+    if not info.is_main:
         # Disable progress bars; tqdm reads this when it is imported.
         os.environ["TQDM_DISABLE"] = "1"
     return _team
@@ -116,7 +116,7 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
         sockets={str(rank): known.fileno() for rank, known in rendezvous.sockets.items()},
         status_fd=status_out,
         rank_lost_fd=rank_lost_in,
-        places=list(rendezvous.places),
+        locations=list(rendezvous.locations),
         hosts=list(rendezvous.hosts),
     )
     inherited = [status_out, rank_lost_in, *settings.sockets.values()]
@@ -158,14 +158,14 @@ def reporting(*, quiet: bool) -> Iterator[None]:
         yield
     except GracefulStop as error:
         team.report_done()
-        if quiet and not team.info.main:
+        if quiet and not team.info.is_main:
             raise AlreadyReportedError from error
         raise
     except BaseException as error:
         # Includes an interrupt of this rank alone: the others may be waiting for it in a collective.
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
         team.report_failure(reason or type(error).__name__)
-        if quiet and not team.info.main:
+        if quiet and not team.info.is_main:
             raise AlreadyReportedError from error
         raise
     team.report_done()
@@ -173,7 +173,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 def leave(code: int) -> None:
     """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks."""
-    if code and not _team.info.alone:
+    if code and not _team.info.single_rank:
         if _team.has_failed:
             time.sleep(_LINGER_SECONDS)
         logging.shutdown()

@@ -10,7 +10,7 @@ import numpy as np
 
 from graph_train.checks.environment import environment_facts
 from graph_train.metrics.average_precision import best_row
-from graph_train.plots.style import class_colour, hex_colour, text_on
+from graph_train.plots.style import class_colour, contrasting_colour, hex_colour
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions, flag_fields
@@ -97,7 +97,7 @@ def _data(data: Data) -> dict[str, Any]:
                 "train": int(counts[0][kind]),
                 "val": int(counts[1][kind]),
                 "colour": hex_colour(class_colour(kind)),
-                "text": hex_colour(text_on(class_colour(kind))),
+                "text": hex_colour(contrasting_colour(class_colour(kind))),
             }
             for kind, name in enumerate(data.class_names)
         ],

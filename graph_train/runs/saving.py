@@ -97,7 +97,7 @@ class Saving:
         error, self._error = self._error, None
         if isinstance(error, OSError):
             self._unsaved = error
-            self.failed(error)
+            self.handle_error(error)
         elif error is not None:
             raise error
         return error is None and self._check_finite()
@@ -122,9 +122,9 @@ class Saving:
             # Errors of other files, such as images, are not handled here.
             if not error.filename or not Path(error.filename).is_relative_to(self._folder.path):
                 raise
-            self.failed(error)
+            self.handle_error(error)
 
-    def failed(self, error: OSError) -> None:
+    def handle_error(self, error: OSError) -> None:
         """Handle a write error.
 
         Raises:

@@ -21,14 +21,14 @@ class Agreement:
     @property
     def signal(self) -> str:
         """Name of the signal that stops the run, once all ranks know of it; "" if there is none."""
-        return self._request.signal_name if self._exchange.alone else self._signal
+        return self._request.signal_name if self._exchange.single_rank else self._signal
 
     def sync(self, *numbers: int) -> tuple[int, ...]:
         """Return the maximum of each number over the ranks, and exchange stop requests.
 
         All ranks must call it at the same points, and so they stop at the same point.
         """
-        if self._exchange.alone:
+        if self._exchange.single_rank:
             return numbers
         own = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
         *largest, signalled, stop = self._exchange.all_reduce_max(*own)

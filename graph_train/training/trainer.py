@@ -199,7 +199,9 @@ class Trainer:
             self._train_batch(batch, number)
             number += 1
             self._stop_if_requested()
-            if self._exchange.alone and self.callbacks.stop_training:  # several ranks synchronise it before each batch
+            if (
+                self._exchange.single_rank and self.callbacks.stop_training
+            ):  # several ranks synchronise it before each batch
                 break
         self._finish_batch()
         self.times.append(progress.close())
@@ -212,7 +214,7 @@ class Trainer:
             batch.max_labels, self._save_due_before(number), listens
         )
         self._finish_immediately = bool(immediately)
-        if self._exchange.alone:
+        if self._exchange.single_rank:
             return True
         self._stop_if_requested()
         if save:
@@ -353,7 +355,7 @@ class Trainer:
     def save_if_due(self, number: int) -> None:
         """Start saving the state after batch `number` of the run, if a save is due."""
         self.saving.check()
-        if self._exchange.alone and self.saving.due(number):
+        if self._exchange.single_rank and self.saving.due(number):
             self._save_now()
 
     def _save_due_before(self, number: int) -> bool:
@@ -362,18 +364,18 @@ class Trainer:
         A single process saves after each batch instead.
         """
         first = number % self.run.train_pipeline.batches_per_epoch == 0
-        if self._exchange.alone or not self._exchange.main or first:
+        if self._exchange.single_rank or not self._exchange.is_main or first:
             return False
         return self.saving.due(number - 1)
 
     def _save_now(self) -> None:
         self._finish_batch()
         self.run.state.flush()
-        if self._exchange.main:
+        if self._exchange.is_main:
             self.saving.start(Snapshot(self.checkpoint()))
 
     def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
-        if self._evolving or not self._exchange.main:
+        if self._evolving or not self._exchange.is_main:
             return
         period = self.run.setup.options.run.save_period
         snapshot = Snapshot(
@@ -432,7 +434,7 @@ class Trainer:
                 plot_results(self.folder.path / "results.csv", picture)
         if summary := run.step.summary():
             LOG.info("%s", summary)
-        if not self._exchange.alone:
+        if not self._exchange.single_rank:
             LOG.info(
                 "All %d ranks hold the same weights: %s",
                 self._exchange.ranks,
@@ -447,7 +449,7 @@ class Trainer:
         from models.weights import load_weights, transfer
 
         average = self.run.state.average
-        if self._exchange.main:
+        if self._exchange.is_main:
             transfer(average, load_weights(self.folder.best))
         self.run.setup.placement.broadcast_in_place(average.state_dict().values())
 

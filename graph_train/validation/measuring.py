@@ -23,7 +23,7 @@ from graph_train.metrics.average_precision import (
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
-from graph_train.validation.sharded_validation import Findings, Sharing, gather_findings
+from graph_train.validation.sharded_validation import BatchSharding, MatchedImages, gather_matched_images
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 from pipelines.augmentation.letterbox import unletterbox_boxes
 
@@ -208,7 +208,7 @@ def validate(
     total: int | None = None,
     progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
-    sharing: Sharing | None = None,
+    sharding: BatchSharding | None = None,
 ) -> ValidationResult:
     """Validate a detector.
 
@@ -220,12 +220,12 @@ def validate(
         total: number of batches, for the progress bar.
         progress: whether to show a progress bar, which is removed at the end.
         on_image: called with each image after NMS, for instance to write result files.
-        sharing: if given, `batches` are this rank's shards, and the result is that of all ranks.
+        sharding: if given, `batches` are this rank's shards, and the result is that of all ranks.
 
     Raises:
         ValueError: labels or predictions do not match the class names, or a setting is invalid.
     """
-    run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
+    run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharding)
     bar = tqdm(
         batches,
         desc=f"{'validating':>22}",
@@ -251,9 +251,9 @@ class _ValidationRun:
         class_names: tuple[str, ...],
         settings: ValidationSettings,
         on_image: Callable[[ImageDetections], None] | None,
-        sharing: Sharing | None,
+        sharding: BatchSharding | None,
     ) -> None:
-        self._sharing = sharing
+        self._sharing = sharding
         self._forward, self._names, self._settings, self._on_image = forward, class_names, settings, on_image
         self._suppression = settings.suppression()
         self._confusion = ConfusionMatrix(len(class_names))
@@ -332,13 +332,15 @@ class _ValidationRun:
 
     def _gather(self, exchange: Exchange) -> None:
         """Combine the results of all ranks, on every rank."""
-        findings = gather_findings(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
+        findings = gather_matched_images(
+            MatchedImages(self._batch_of_image, self._matched, self._label_classes), exchange
+        )
         self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
         self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
         self._images = len(self._matched)
 
     def result(self) -> ValidationResult:
-        if self._sharing is not None and not self._sharing.exchange.alone:
+        if self._sharing is not None and not self._sharing.exchange.single_rank:
             self._gather(self._sharing.exchange)
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]

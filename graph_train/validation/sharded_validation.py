@@ -21,7 +21,7 @@ Match = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
-class Sharing:
+class BatchSharding:
     """How batches are sharded over the ranks.
 
     Attributes:
@@ -38,7 +38,7 @@ class Sharing:
 
 
 @dataclass(frozen=True)
-class Findings:
+class MatchedImages:
     """Matched detections per image.
 
     Attributes:
@@ -52,7 +52,7 @@ class Findings:
     label_classes: Sequence[Array]
 
 
-def gather_findings(own: Findings, exchange: Exchange) -> Findings:
+def gather_matched_images(own: MatchedImages, exchange: Exchange) -> MatchedImages:
     """Gather the findings of all ranks, in the order of the images with a single process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
     correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
@@ -80,4 +80,4 @@ def gather_findings(own: Findings, exchange: Exchange) -> Findings:
             )
             images.append((int(number), rank, match, values[3][label_at : label_at + wanted]))
     images.sort(key=lambda image: image[:2])  # stable: rows of one rank keep their order
-    return Findings([image[0] for image in images], [image[2] for image in images], [image[3] for image in images])
+    return MatchedImages([image[0] for image in images], [image[2] for image in images], [image[3] for image in images])

@@ -126,7 +126,7 @@ class ImageFormats(ValueColumn[ImageFormat]):
         return replace(self.distinct[self.codes[number]], file_bytes=int(self.file_bytes[number]))
 
     @property
-    def amounts(self) -> npt.NDArray[np.int64]:
+    def counts_by_format(self) -> npt.NDArray[np.int64]:
         """Number of images with each of `distinct`; some may have none."""
         return np.bincount(self.codes, minlength=len(self.distinct))
 

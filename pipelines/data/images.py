@@ -82,7 +82,7 @@ class UnusableImageError(Exception):
 
 
 @contextmanager
-def inspecting() -> Iterator[None]:
+def ignore_metadata_warnings() -> Iterator[None]:
     """Suppress Pillow's warnings about damaged metadata around calls of `inspect_image`.
 
     Warning filters are global to the process, so enter this once, not in each thread.
@@ -130,7 +130,7 @@ def _unsupported(mode: str) -> str:
 def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image.
 
-    For many files, see `inspecting`.
+    For many files, see `ignore_metadata_warnings`.
     """
     try:
         with Image.open(file, formats=_PILLOW_FORMATS) as image:
@@ -141,7 +141,7 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def stated_size_problem(stated: tuple[int, int], found: tuple[int, int]) -> tuple[Severity, str]:
+def size_mismatch(stated: tuple[int, int], found: tuple[int, int]) -> tuple[Severity, str]:
     """Return the problem if an image's size in px differs from that in its annotations, with "" for none.
 
     With the same aspect ratio, boxes can be scaled, so that is only a warning.

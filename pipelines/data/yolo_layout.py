@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
-from pipelines.data.images import inspecting, stated_size_problem, upright_size
+from pipelines.data.images import ignore_metadata_warnings, size_mismatch, upright_size
 from pipelines.data.listing import IMAGE_SUFFIXES
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
@@ -131,11 +131,11 @@ def _problem(entry: AnnotatedImage) -> Problem | None:
         return Problem(image, None, "error", "no such image; skipped", "image-missing")
     if image.suffix.lower() not in IMAGE_SUFFIXES:
         return Problem(image, None, "error", "not the name of a supported image; skipped", "image-unusable")
-    with inspecting():
+    with ignore_metadata_warnings():
         found = upright_size(image)
     if found is None:
         return None
-    severity, text = stated_size_problem(entry.size, found)
+    severity, text = size_mismatch(entry.size, found)
     return Problem(image, None, severity, text, "image-unusable") if text else None
 
 

@@ -249,8 +249,8 @@ def define(settings: GraphSettings) -> Pipeline:
     def canvases() -> Any:
         slots = range(settings.slots)
         tiles = [canvas_operators.tile(slot, backend, decoded=settings.decoded) for slot in slots]
-        lay_out = canvas_operators.layered if settings.finish else canvas_operators.laid_out_on_host
-        canvas = lay_out(tiles)
+        composite = canvas_operators.composite if settings.finish else canvas_operators.composite_on_cpu
+        canvas = composite(tiles)
         if settings.paste:
             canvas = canvas_operators.pasted(canvas, backend)
         if settings.warp:

@@ -19,7 +19,7 @@ QUEUE_DEPTH = 3
 """Number of batches in a graph: one whose pixels are in use, and two being decoded."""
 
 
-def given(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
+def external_input(name: str, dtype: Any, ndim: int, layout: str | None = None) -> Any:
     """Return the external source of a graph with this name."""
     return fn.external_source(name=name, dtype=dtype, ndim=ndim, layout=layout)
 
@@ -85,13 +85,13 @@ def _define(max_tiles: int, threads: int, backend: Backend) -> Pipeline:
         exec_pipelined=True,
     )
     def crops() -> Any:
-        start, shape = given("start", types.INT32, 1), given("shape", types.INT32, 1)
-        return decoded_crop(given("image", types.UINT8, 1), start, shape, backend)
+        start, shape = external_input("start", types.INT32, 1), external_input("shape", types.INT32, 1)
+        return decoded_crop(external_input("image", types.UINT8, 1), start, shape, backend)
 
     return crops()
 
 
-def is_decoded_by_dali(content: np.ndarray, image_wh: Size, backend: Backend) -> bool:
+def dali_can_decode(content: np.ndarray, image_wh: Size, backend: Backend) -> bool:
     """Return whether DALI can decode an image (bytes,) uint8 completely; slow, for use after a failure."""
     width, height = image_wh
     # A crop at the top would miss damage further down.

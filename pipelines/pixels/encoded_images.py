@@ -13,7 +13,7 @@ from pipelines.data.images import UnusableImageError, decode_rgb, read_image_fil
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.stored_size import stored_size
 from pipelines.pixels.backend import Backend
-from pipelines.pixels.decoding import is_decoded_by_dali
+from pipelines.pixels.decoding import dali_can_decode
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 
@@ -106,7 +106,7 @@ class ImageBytes:
         rejected = [
             number
             for number in numbers
-            if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], backend)
+            if not self._on_host[number] and not dali_can_decode(self[number], self._sizes[number], backend)
         ]
         for number in rejected:
             self._on_host[number] = True

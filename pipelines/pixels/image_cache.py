@@ -182,7 +182,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
         target = _cached_file(path, folder)
         if not _is_complete(target, sizes[number]):
             pixels = decode_on_host(path, sizes[number])
-            with replacing(target, lasting=False) as temporary:
+            with replacing(target, durable=False) as temporary:
                 pixels.tofile(temporary)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
 

@@ -15,7 +15,7 @@ import models.batch_norm
 from graph_train.engine.state import TrainingState
 from kernels.ops.update.function import HyperIndex
 from kernels.runtime import flow
-from models.layers import member
+from models.layers import get_attribute
 from models.network import DetectionModel
 from tests.parity import train_replay
 from tests.parity.harness import MODES, Mode, Report
@@ -284,7 +284,7 @@ def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "model.13.cv3.bn.weight"
 
     def change(state: TrainingState) -> None:
-        member(state.average, name).copy_(member(state.network, name))
+        get_attribute(state.average, name).copy_(get_attribute(state.network, name))
 
     _after_each_step(monkeypatch, change)
 
@@ -292,7 +292,7 @@ def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(state: TrainingState) -> None:
         update = state.update_state()
-        update.cut(update.first_moment)[state.trained.index("model.4.cv1.bn.bias")].mul_(0.9)
+        update.split(update.first_moment)[state.trained.index("model.4.cv1.bn.bias")].mul_(0.9)
 
     _after_each_step(monkeypatch, change)
 

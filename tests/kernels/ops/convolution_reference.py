@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 
 Array = npt.NDArray[np.float64]
 
@@ -112,7 +112,7 @@ class _Gradients(flow.nn.Module):
         self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
 
     def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal, weight, zero = flow._oneflow_internal, plain(self.weight), plain(self.zero)
+        internal, weight, zero = flow._oneflow_internal, tensor_of(self.weight), tensor_of(self.zero)
         y = self.layer(x + zero, weight)
         loss = (y * dy).sum()
         internal.nn.graph.AddTensorAsGraphLoss(loss)

@@ -7,7 +7,7 @@ import pytest
 
 from kernels.ops.begin_step.function import begin_step, begin_step_reference
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.kernels.ops.launches import launches_of
 
 _SIZES = (1, 3, 32, 255, 5000, 7)
@@ -21,7 +21,7 @@ class _Begin(flow.nn.Module):
         self.register_buffer("average", flow.tensor(start))
 
     def forward(self, rows: Tensor, previous: Tensor, *current: Tensor) -> tuple[Tensor, Tensor]:
-        return self.function(current, plain(self.average), rows, previous, size=2)
+        return self.function(current, tensor_of(self.average), rows, previous, size=2)
 
 
 class _BeginGraph(flow.nn.Graph):
