@@ -124,8 +124,10 @@ _HIDDEN_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_man
 
 
 class StderrFilter:
-    """Context manager that drops known harmless lines of OneFlow's native code from stderr, about missing InfiniBand
-    and, without an NVIDIA driver, missing CUDA. All other lines appear when the context ends."""
+    """Context manager that drops harmless lines of OneFlow's native code from stderr.
+
+    They are about missing InfiniBand and, without an NVIDIA driver, missing CUDA. All other lines appear when the
+    context ends."""
 
     def __enter__(self) -> None:
         sys.stderr.flush()

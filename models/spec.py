@@ -64,8 +64,16 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network, whose last layer is the head. `saved` lists the layers that other layers refer to, with
-    repetitions."""
+    """The specification of a network.
+
+    Attributes:
+        source: the yaml, for error messages.
+        channels: image channels.
+        anchors_px: width and height of each anchor, by level.
+        layers: all layers in their order; the last one is the head.
+        strides: px per cell of each level.
+        saved: the layers that other layers refer to, with repetitions.
+    """
 
     source: str
     num_classes: int

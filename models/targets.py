@@ -74,7 +74,7 @@ class Assignment(NamedTuple):
 
 
 class TargetAssigner(flow.nn.Module):
-    """Matches labels with anchors of similar size, in the cell of the label's centre and its near neighbours.
+    """Assigner of labels to anchors of similar size, in the cell of the label's centre and its near neighbours.
 
     A label matches an anchor if the ratio of their sides is below `anchor_t` both ways. Entries of an image are ordered
     by neighbour (centre, left, up, right, down), anchor and label.

@@ -61,8 +61,9 @@ class AugmentedInference:
         return joined(parts, rows, int(whole.shape[3])), None
 
     def _kept_rows(self, count: int, number: int) -> ViewRows:
-        """Return the rows to keep, as in YOLOv5: not the coarsest level of the largest view and the finest of the
-        smallest."""
+        """Return the rows to keep: all except the coarsest level of the largest view and the finest of the smallest.
+
+        Source: YOLOv5's augmented inference."""
         levels, view = len(self._strides), VIEWS[number]
         unit = count // sum(4**level for level in range(levels))
         first = unit * 4 ** (levels - 1) if number == len(VIEWS) - 1 else 0

@@ -1,4 +1,4 @@
-"""Choose the compute device and the activation data type, and check that the hardware supports them."""
+"""The compute device and the activation data type of a run, and whether the hardware supports them."""
 
 import logging
 from collections.abc import Sequence
@@ -67,7 +67,6 @@ class ComputeDevice:
 
     def reject_ops(self, ops: Sequence[str]) -> None:
         """Reject a training that needs OneFlow's own kernels on a GPU that these do not support.
-
 
         Args:
             ops: names of the step's ops that the plugin does not implement.

@@ -1,4 +1,4 @@
-"""Run a command: print errors as one line, and return a meaningful exit code."""
+"""Execution of a command: errors are printed as one line, and the exit code tells their kind."""
 
 import atexit
 import contextlib
@@ -120,8 +120,8 @@ def _require_supported_python() -> None:
     """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: it registers its session inside an `assert`, adds to docstrings at import, and crashes when tensors
-            are moved in the development mode.
+        ValueError: assertions are removed, in which OneFlow registers its session; or this is the development mode, in
+            which it crashes when tensors are moved.
     """
     if sys.flags.optimize:
         raise ValueError(f"Python removes assertions (-O, PYTHONOPTIMIZE), but OneFlow needs them; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""Plot labels in a separate process, so that training does not wait a second for matplotlib.
+"""Plotting of labels in a separate process, so that training does not wait a second for matplotlib.
 
     python -m graph_train.plots.labels_process PARENT PATH < LABELS
 

@@ -14,7 +14,8 @@ class CommandParser(argparse.ArgumentParser):
     """An `argparse` parser without abbreviations and without the usage text before each error."""
 
     def __init__(self, *, advice: Callable[[str], str] | None = None, **settings: Any) -> None:
-        """
+        """Create the parser; its flags are added later.
+
         Args:
             advice: returns what to use instead of an unknown flag, or "".
             settings: passed to `argparse.ArgumentParser`.

@@ -6,7 +6,7 @@ from graph_train.ranks.exchange import Exchange
 
 
 class Agreement:
-    """Synchronises stop requests over the ranks; with one rank, nothing is exchanged.
+    """Synchronisation of stop requests over the ranks; with one rank, nothing is exchanged.
 
     Args:
         exchange: the collectives.

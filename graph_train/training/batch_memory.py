@@ -1,4 +1,4 @@
-"""Measure the memory of training steps, in a separate process because OneFlow does not free compiled graphs.
+"""Measurement of the memory of training steps, in a separate process because OneFlow does not free compiled graphs.
 
     python -m graph_train.training.batch_memory REQUEST
 

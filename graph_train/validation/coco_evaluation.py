@@ -47,8 +47,11 @@ class DetectionCollector:
         self._rows.append(np.concatenate((number, image.detections), axis=1))
 
     def gathered(self, exchange: Exchange) -> npt.NDArray[np.float64]:
-        """Return the detections of all ranks, sorted by image: (n, 7) image index, x1, y1, x2, y2 in px, confidence,
-        class."""
+        """Return the detections of all ranks, sorted by image.
+
+        Returns:
+            (n, 7) image index, x1, y1, x2, y2 in px, confidence, class.
+        """
         rows = np.concatenate(exchange.all_gather_arrays(np.concatenate(self._rows)))
         return rows[np.argsort(rows[:, 0], kind="stable")]
 

@@ -50,7 +50,7 @@ def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
 
 
 def composite_on_cpu(tiles: Sequence[Any]) -> Any:
-    """Do the same as `composite`, faster but only on a CPU.
+    """Place the tiles on a grey canvas like `composite`, but faster and only on a CPU.
 
     On a GPU, `fn.multi_paste` reads all inputs with the shape of the first one, and an empty area covers the canvas.
     """

@@ -154,7 +154,7 @@ class FinishedRun:
 
 
 class TrainingRunner:
-    """Runs trainings in subfolders of one folder."""
+    """Runner of trainings in subfolders of one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

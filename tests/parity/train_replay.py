@@ -1,4 +1,4 @@
-"""Replays a recorded training run with our training step."""
+"""Replay of a recorded training run with our training step."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
-"""Conversion of a network's weights of convolutions and linear layers to the layout and type of activations, in one op
-forward and backward."""
+"""Conversion of the weights of convolutions and linear layers to the layout and type of activations.
+
+All weights of a network are converted by one op, and their gradients by another.
+"""
 
 from collections.abc import Sequence
 from functools import cache
