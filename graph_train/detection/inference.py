@@ -15,16 +15,18 @@ from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
+from models.loss import DetectionLoss
+from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
 
 
-def on_device(images: Any, device: Any) -> Tensor:
+def on_device(images: npt.NDArray[Any] | Tensor, device: Any) -> Tensor:
     """Return images, an array or a tensor, as a tensor on the device, without copying host memory if possible."""
     tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.to(device)
 
 
-def on_host(values: Any) -> npt.NDArray[Any]:
+def on_host(values: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
     """Return an array or a tensor as an array."""
     return values if isinstance(values, np.ndarray) else values.numpy()
 
@@ -32,7 +34,7 @@ def on_host(values: Any) -> npt.NDArray[Any]:
 class _Predictor(flow.nn.Module):
     """Network, decoding and loss as one module."""
 
-    def __init__(self, network: Any, criterion: Any | None) -> None:
+    def __init__(self, network: DetectionModel, criterion: DetectionLoss | None) -> None:
         super().__init__()
         self.network, self.criterion = network, criterion
 
@@ -67,8 +69,8 @@ class Inference:
 
     def __init__(
         self,
-        network: Any,
-        criterion: Any | None = None,
+        network: DetectionModel,
+        criterion: DetectionLoss | None = None,
         *,
         graph: bool | None = None,
         label_floor: int = 0,
@@ -94,7 +96,7 @@ class Inference:
         return len(self._graphs)
 
     def __call__(
-        self, images: Any, label_rows: npt.NDArray[np.float32], total: int | None = None
+        self, images: npt.NDArray[Any] | Tensor, label_rows: npt.NDArray[np.float32], total: int | None = None
     ) -> tuple[npt.NDArray[np.float32] | Tensor, npt.NDArray[np.float32] | None]:
         """Predict a batch.
 

@@ -8,7 +8,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
 from models.layers import get_attribute
+from models.network import DetectionModel
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -45,7 +45,7 @@ class Counters:
     """Consecutive updates skipped since the last one that was applied."""
 
 
-def parameter_groups(network: Any) -> dict[str, int]:
+def parameter_groups(network: DetectionModel) -> dict[str, int]:
     """Return the group of each parameter as in YOLOv5: by the name `bias`, then by the type of its module."""
     groups: dict[str, int] = {}
     norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
@@ -79,8 +79,8 @@ class TrainingState(flow.nn.Module):
 
     def __init__(
         self,
-        network: Any,
-        average: Any,
+        network: DetectionModel,
+        average: DetectionModel,
         *,
         rule: UpdateRule,
         freeze: Sequence[int] = (),
@@ -207,7 +207,7 @@ class TrainingState(flow.nn.Module):
         """Return the network's running statistics as one vector, in the order of `statistics`."""
         return flow.cat([local_shard(get_attribute(self.network, name)) for name in self.statistics], dim=0)
 
-    def _scatter(self, flat: Tensor, network: Any) -> None:
+    def _scatter(self, flat: Tensor, network: DetectionModel) -> None:
         """Copy the flat statistics into a network's buffers."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
@@ -285,5 +285,5 @@ def _checked_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int
     return arrays[name]
 
 
-def _batch_norms(network: Any) -> list[BatchNorm2d]:
+def _batch_norms(network: DetectionModel) -> list[BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, BatchNorm2d)]

@@ -34,6 +34,7 @@ from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
 from models.layers import get_attribute, tensor_of
+from models.loss import DetectionLoss
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -81,7 +82,7 @@ class Compilation:
 class _Backward(flow.nn.Module):
     """Forward and backward, shared by the whole step and the first part of a split step."""
 
-    def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
+    def __init__(self, state: TrainingState, criterion: DetectionLoss, placement: Placement) -> None:
         super().__init__()
         self.state, self.criterion = state, criterion
         self._placement = placement
@@ -167,7 +168,7 @@ def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 class _StepGraph(flow.nn.Graph):
     """A graph of the whole step or of one part of it."""
 
-    def __init__(self, module: Any, *, differentiates: bool = True) -> None:
+    def __init__(self, module: flow.nn.Module, *, differentiates: bool = True) -> None:
         super().__init__()
         self.step = module
         self.config._train(differentiates)
@@ -211,7 +212,7 @@ class TrainStep(ABC):
     compiles: bool
     """Whether a new batch shape causes a compilation."""
 
-    def __init__(self, state: TrainingState, criterion: Any, config: StepConfig) -> None:
+    def __init__(self, state: TrainingState, criterion: DetectionLoss, config: StepConfig) -> None:
         placement = config.placement
         self.state, self.criterion, self.placement = state, criterion, placement
         self._config = config
@@ -363,7 +364,7 @@ class GraphStep(TrainStep):
     def __init__(
         self,
         state: TrainingState,
-        criterion: Any,
+        criterion: DetectionLoss,
         config: StepConfig,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:

@@ -6,7 +6,7 @@ step is the same code for both cases.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from kernels.framework.global_rows import local_shard
 from kernels.ops.flatten.function import flatten_tensors
 from kernels.runtime import Tensor, flow
 from pipelines.shard import Shard
+
+Module = TypeVar("Module", bound=flow.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Placement:
         """Whether there is one rank only, on a CPU."""
         return not self.distributed and self.device.startswith("cpu")
 
-    def replicate_module(self, module: Any) -> Any:
+    def replicate_module(self, module: Module) -> Module:
         """Move a module's parameters and buffers to the device, with rank 0's values on all ranks."""
         return module.to_global(**self._replicated) if self.distributed else module.to(self.device)
 

@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulStop
 from graph_train.host.own_modules import module_command
 from graph_train.ranks.launcher import RankInfo, rank_info
+
+if TYPE_CHECKING:
+    from graph_train.ranks.rendezvous import Rendezvous
 
 DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86400.0
@@ -104,7 +107,7 @@ def _export_to_engine(info: RankInfo, port: int) -> None:
     os.environ.update({name: str(value) for name, value in values.items()})
 
 
-def _start_watch(info: RankInfo, rendezvous: Any) -> int:
+def _start_watch(info: RankInfo, rendezvous: "Rendezvous") -> int:
     """Start the watchdog process; return the file descriptor of its status pipe."""
     from graph_train.ranks.rank_watch import WatchSettings
 

@@ -13,11 +13,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graph_train.host.interrupts import Interruptible, end_with_parent
 from graph_train.host.run_command import run_command
 from kernels.host.process_settings import configure_process
+
+if TYPE_CHECKING:
+    from graph_train.training.assembly import TrainingRun
 
 SAFE_FRACTION = 0.9
 """A batch size is not tried if it would need more than this fraction of the free memory."""
@@ -122,7 +125,7 @@ class _Memory:
         return free_memory() if self._on_cpu else device_memory(self._number).free
 
 
-def _facts(run: Any, *, graphs_add_up: bool) -> RunFacts:
+def _facts(run: "TrainingRun", *, graphs_add_up: bool) -> RunFacts:
     from pipelines.augmentation.draws import multi_scale_range
 
     factor = 1.0
@@ -138,7 +141,7 @@ def _facts(run: Any, *, graphs_add_up: bool) -> RunFacts:
     )
 
 
-def _step(run: Any, images: int) -> None:
+def _step(run: "TrainingRun", images: int) -> None:
     """Take one step as the run does, at its largest image size; the contents of images and labels do not matter."""
     import numpy as np
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from graph_train.detection.inference import on_host
 from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import GracefulStop
@@ -32,6 +32,7 @@ from kernels.framework.global_rows import local_shard
 from kernels.host.paths import shell_word
 from kernels.runtime import Tensor
 from models.weights import copy_weights
+from pipelines.batches import Batch
 
 LOG = logging.getLogger("graph_train")
 PLOTTED_BATCHES = 3
@@ -43,7 +44,7 @@ PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end"
 class _PendingBatch:
     """A batch whose step has been started but not finished; `number` counts the batches of the whole run."""
 
-    batch: Any
+    batch: Batch
     images: Tensor
     labels: Tensor
     number: int
@@ -207,7 +208,7 @@ class Trainer:
         self.times.append(progress.close())
         return batch is None
 
-    def _sync_before(self, batch: Any, number: int) -> bool:
+    def _sync_before(self, batch: Batch, number: int) -> bool:
         """Synchronise label capacity, saves and stop requests over the ranks; return False to stop the epoch."""
         listens = any(map(self.callbacks.listens, PER_BATCH_HOOKS))
         self._max_labels, save, immediately = self._agreement.sync(
@@ -221,7 +222,7 @@ class Trainer:
             self._save_now()
         return not self.callbacks.stop_training
 
-    def _train_batch(self, batch: Any, number: int) -> None:
+    def _train_batch(self, batch: Batch, number: int) -> None:
         """Start this batch's step, then finish the previous one, so that host and device work overlap."""
         run, cursor = self.run, self.cursor
         self.callbacks.run("on_train_batch_start")
@@ -274,7 +275,7 @@ class Trainer:
             "loss_scale": run.state.counters.loss_scale,
         }
         return SuspectBatch(
-            np.array(_to_numpy(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts
+            np.array(on_host(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts
         )
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
@@ -289,13 +290,13 @@ class Trainer:
             loss_scale=suspect.facts["loss_scale"],
         )
 
-    def _plot(self, batch: Any, number: int) -> None:
+    def _plot(self, batch: Batch, number: int) -> None:
         from graph_train.plots.images import plot_labelled
         from graph_train.plots.style import optional_plot
 
         path, names = self.folder.path / f"train_batch{number}.jpg", self.run.setup.data.class_names
         with optional_plot(path):
-            plot_labelled(_to_numpy(batch.images), batch.labels, names, path, paths=batch.paths)
+            plot_labelled(on_host(batch.images), batch.labels, names, path, paths=batch.paths)
 
     # --- after an epoch --------------------------------------------------------------------------------------------
 
@@ -452,7 +453,3 @@ class Trainer:
         if self._exchange.is_main:
             transfer(average, load_weights(self.folder.best))
         self.run.setup.placement.broadcast_in_place(average.state_dict().values())
-
-
-def _to_numpy(images: Any) -> np.ndarray:
-    return images if isinstance(images, np.ndarray) else images.numpy()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from graph_train.detection.inference import on_host
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.host.terminal import BAR_FORMAT
 from graph_train.metrics.average_precision import (
@@ -324,7 +325,7 @@ class _ValidationRun:
         from graph_train.plots.images import plot_detections, plot_labelled
         from graph_train.plots.style import optional_plot
 
-        images = batch.images if isinstance(batch.images, np.ndarray) else batch.images.numpy()
+        images = on_host(batch.images)
         stem = f"val_batch{self._batches - 1}"
         with optional_plot(folder / stem):
             plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)

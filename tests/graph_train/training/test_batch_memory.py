@@ -1,6 +1,7 @@
 """Memory measured by `--batch-size -1` on a fake GPU."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_batch_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatc
 
 def test_multi_scale_sizes_match_training() -> None:
     spec = load_model_spec(TINY)  # its coarsest stride is 16; sizes are multiples of 32
-    run = SimpleNamespace(
+    run: Any = SimpleNamespace(
         setup=SimpleNamespace(
             image_px=128,
             options=SimpleNamespace(data=SimpleNamespace(multi_scale=True)),
