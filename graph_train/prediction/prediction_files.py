@@ -15,7 +15,7 @@ from PIL import Image
 
 from graph_train.detection.label_files import SourceFiles, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
-from graph_train.validation.coco_results import entries_of, id_of_name
+from graph_train.validation.coco_results import id_of_name, result_entries
 from kernels.host.files import write_atomically
 from pipelines.data.video import VideoFile
 from pipelines.pixels.encoded_images import decode_on_host
@@ -172,7 +172,8 @@ class PredictionWriter:
             else:
                 csv.writer(self._table, lineterminator="\n").writerows(rows)
         if self._settings.entries:
-            for entry in entries_of(prediction.detections, self._image_id(prediction.stem), range(len(self._names))):
+            image_id, categories = self._image_id(prediction.stem), range(len(self._names))
+            for entry in result_entries(prediction.detections, image_id, categories):
                 named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": prediction.source}
                 frame = {} if prediction.frame is None else {"frame": prediction.frame}
                 self._entries.append((prediction.source, {**named, **frame}))

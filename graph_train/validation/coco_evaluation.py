@@ -16,10 +16,10 @@ from graph_train.validation.coco_results import (
     CocoMetrics,
     Entry,
     default_ids,
-    entries_of,
     evaluate_results,
     find_annotations,
     ids_of_annotations,
+    result_entries,
     write_results,
 )
 from graph_train.validation.measuring import ImageDetections
@@ -97,7 +97,7 @@ class CocoSplit:
         for number, (first, last) in enumerate(pairwise(borders)):
             if last > first:
                 image_id = self.ids.image_id(self.paths[number])
-                entries += entries_of(rows[first:last, 1:], image_id, self.ids.category_ids)
+                entries += result_entries(rows[first:last, 1:], image_id, self.ids.category_ids)
         return entries
 
     def image_ids(self) -> list[Any]:
