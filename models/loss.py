@@ -104,7 +104,7 @@ class DetectionLoss(flow.nn.Module):
         self.assigner = TargetAssigner(head, config.anchor_t)
         self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
         self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
-        self.register_buffer("settings", flow.tensor(_loss_settings(head, config)), persistent=False)
+        self.register_buffer("settings", flow.tensor(fused_settings(head.anchors_cells, config)), persistent=False)
         self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
 
     def forward(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor | None = None) -> LossParts:
@@ -183,12 +183,12 @@ class DetectionLoss(flow.nn.Module):
         anchors, slots = self.head.anchors, entries // (NEIGHBOURS * self.head.anchors)
         # One tensor per coordinate: short trailing axes are slow on the CPU.
         scores = flow.sigmoid(rows[..., 0:4]) * 2.0
-        columns = [scores[..., axis] - 0.5 for axis in (0, 1)]
+        coordinates = [scores[..., axis] - 0.5 for axis in (0, 1)]
         for axis in (0, 1):
             by_entry = expand_sharded(self.anchor_sides[..., axis], batch, levels, NEIGHBOURS, anchors, slots)
             side = flow.square(scores[..., 2 + axis]) * by_entry.reshape(batch, levels, entries)
-            columns.append(side.masked_fill(unmatched, 1.0))
-        return stack_sharded(columns, dim=-1)
+            coordinates.append(side.masked_fill(unmatched, 1.0))
+        return stack_sharded(coordinates, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Return the objectness targets (B, cells) of each level; 0 for unmatched cells.
@@ -260,9 +260,10 @@ class _ScaledGradient(flow.autograd.Function):
         return gradient * scale[0], None
 
 
-def _loss_settings(head: HeadGeometry, config: LossConfig) -> npt.NDArray[np.float32]:
+def fused_settings(anchors_cells: npt.NDArray[np.float32], config: LossConfig) -> npt.NDArray[np.float32]:
+    """Return the `settings` of the plugin's op for anchors (levels, anchors, 2), width and height in cells."""
     return loss_settings(
-        head.anchors_cells,
+        anchors_cells,
         box_gain=config.box,
         objectness_gain=config.objectness,
         class_gain=config.classes,

@@ -33,7 +33,13 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare all calls of one case within the tolerances of the vectors' README."""
     case = report.open(path)
     maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
-    criterion = DetectionLoss(_head(case), _config(case))
+    config = loss_config(
+        json.loads(str(case["hyp_json"])),
+        gr=float(case["gr"]),
+        autobalance=bool(case["autobalance"]),
+        sort_obj_iou=bool(case["sort_obj_iou"]),
+    )
+    criterion = DetectionLoss(_head(case), config)
     targets, batch = case["targets"], maps[0].shape[0]
     capacity = label_capacity(int(np.bincount(targets[:, 0].astype(int), minlength=1).max()))
     run = _runner(mode, criterion, maps, pad_labels(targets, batch, capacity))
@@ -52,8 +58,8 @@ def _head(case: Mapping[str, Any]) -> HeadGeometry:
     return HeadGeometry(case["anchors_grid"], tuple(float(stride) for stride in case["stride"]), int(case["nc"]))
 
 
-def _config(case: Mapping[str, Any]) -> LossConfig:
-    hyp = json.loads(str(case["hyp_json"]))
+def loss_config(hyp: Mapping[str, float], **others: Any) -> LossConfig:
+    """Return the settings of the loss in a YOLOv5 `hyp` dictionary with scaled gains; `others` are not in it."""
     return LossConfig(
         box=hyp["box"],
         objectness=hyp["obj"],
@@ -63,9 +69,7 @@ def _config(case: Mapping[str, Any]) -> LossConfig:
         anchor_t=hyp["anchor_t"],
         fl_gamma=hyp["fl_gamma"],
         label_smoothing=hyp["label_smoothing"],
-        gr=float(case["gr"]),
-        autobalance=bool(case["autobalance"]),
-        sort_obj_iou=bool(case["sort_obj_iou"]),
+        **others,
     )
 
 
