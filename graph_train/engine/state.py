@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import local_shard
 from kernels.ops.begin_step.function import begin_step
@@ -43,6 +44,36 @@ class Counters:
     """Updates since the loss scale last changed."""
     skipped_in_row: int = 0
     """Consecutive updates skipped since the last one that was applied."""
+
+    def after(self, settings: StepSettings, *, updated: bool, scaled: bool) -> "Counters":
+        """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale.
+
+        Args:
+            settings: those of the step.
+            updated: whether the step updated the weights.
+            scaled: whether the loss scale is dynamic.
+        """
+        if not settings.update:
+            return replace(self, pending_decay=1.0)
+        if not updated:
+            return replace(
+                self,
+                pending_decay=1.0,
+                skipped=self.skipped + 1,
+                skipped_in_row=self.skipped_in_row + 1,
+                loss_scale=self.loss_scale / 2 if scaled else self.loss_scale,
+                good_updates=0,
+            )
+        after = replace(
+            self,
+            updates=self.updates + 1,
+            pending_decay=ema_decay(self.updates + 1),
+            good_updates=self.good_updates + 1,
+            skipped_in_row=0,
+        )
+        if scaled and after.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
+            return replace(after, loss_scale=after.loss_scale * 2, good_updates=0)
+        return after
 
 
 def parameter_groups(network: DetectionModel) -> dict[str, int]:

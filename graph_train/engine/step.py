@@ -16,14 +16,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graph_train.engine.schedule import StepSettings, ema_decay
-from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
+from graph_train.engine.state import Counters, TrainingState
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
@@ -207,7 +207,7 @@ class _PendingStep:
 
 
 class TrainStep(ABC):
-    """Interface of the training step, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
+    """Base of the training step, which is executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
 
     compiles: bool
     """Whether a new batch shape causes a compilation."""
@@ -217,8 +217,9 @@ class TrainStep(ABC):
         self.state, self.criterion, self.placement = state, criterion, placement
         self._config = config
         self._scales_loss = state.network.activation_type is ActivationType.FLOAT16
-        self._is_split = config.accumulates and placement.distributed
-        self._module = (BackwardModule if self._is_split else StepModule)(state, criterion, placement)
+        is_split = config.accumulates and placement.distributed
+        self._module = (BackwardModule if is_split else StepModule)(state, criterion, placement)
+        self._run = self._split_step if is_split else self._whole_step
         self._update_module = UpdateModule(state, placement)
         self._pending: deque[_PendingStep] = deque()
         self._previous = placement.replicate(np.array(NO_UPDATE, np.float32))
@@ -247,8 +248,7 @@ class TrainStep(ABC):
         Raises:
             RuntimeError: two steps are pending already.
         """
-        rows = self._scalar_rows(settings)
-        values = (self._split_step if self._is_split else self._whole_step)(images, labels, rows, settings)
+        values = self._run(images, labels, self._scalar_rows(settings), settings)
         self._pending.append(_PendingStep(settings, values))
 
     def finish(self) -> StepResult:
@@ -293,7 +293,7 @@ class TrainStep(ABC):
         return self.placement.replicate(np.stack([scalars[counters] for counters in possible]))
 
     def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
-        return _advance(self.state.counters, settings, updated=updated, scaled=self._scales_loss)
+        return self.state.counters.after(settings, updated=updated, scaled=self._scales_loss)
 
     def _scalars(self, settings: StepSettings, counters: Counters) -> npt.NDArray[np.float32]:
         hyper = hyper_vector(
@@ -402,7 +402,7 @@ class GraphStep(TrainStep):
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
 
     def _is_smaller(self, images: Tensor) -> bool:
-        """Return whether a graph of a larger batch can be used, on a single CPU only."""
+        """Return whether a larger batch has been compiled already; always False on a GPU or with several ranks."""
         return self.placement.single_cpu and any(compiled[0] > images.shape[0] for compiled, _ in self._graphs)
 
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
@@ -434,28 +434,3 @@ class GraphStep(TrainStep):
         compile_graph(graph, *inputs)
         self.compilations.append(Compilation(*shapes, seconds=time.perf_counter() - started))
         self._on_compile(self.compilations[-1])
-
-
-def _advance(counters: Counters, settings: StepSettings, *, updated: bool, scaled: bool) -> Counters:
-    """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale."""
-    if not settings.update:
-        return replace(counters, pending_decay=1.0)
-    if not updated:
-        return replace(
-            counters,
-            pending_decay=1.0,
-            skipped=counters.skipped + 1,
-            skipped_in_row=counters.skipped_in_row + 1,
-            loss_scale=counters.loss_scale / 2 if scaled else counters.loss_scale,
-            good_updates=0,
-        )
-    after = replace(
-        counters,
-        updates=counters.updates + 1,
-        pending_decay=ema_decay(counters.updates + 1),
-        good_updates=counters.good_updates + 1,
-        skipped_in_row=0,
-    )
-    if scaled and after.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
-        return replace(after, loss_scale=after.loss_scale * 2, good_updates=0)
-    return after

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graph_train.engine.state as engine_state
 import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
@@ -60,7 +61,8 @@ def ema_copies_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frozen_ema_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
+    for module in (engine_state, engine_step):
+        monkeypatch.setattr(module, "ema_decay", lambda _: 1.0)
 
 
 def wrong_update_sign(monkeypatch: pytest.MonkeyPatch) -> None:
