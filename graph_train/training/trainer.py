@@ -125,12 +125,12 @@ class Trainer:
         self.callbacks.run("on_train_start")
         while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
             if not self._train_epoch():
-                return self._stopped()
+                return self._stop_by_callback()
             self._finish_epoch()
             self._sync_and_stop_if_requested()
             if self.callbacks.stop_training and not cursor.finished:
-                return self._stopped()
-        result = self._finish()
+                return self._stop_by_callback()
+        result = self._finish_run()
         self.saving.require_saved()
         return result
 
@@ -160,7 +160,7 @@ class Trainer:
         """Whether all epochs are done and saved. The average may then hold the best weights instead of the latest."""
         return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
 
-    def _stopped(self) -> TrainResult:
+    def _stop_by_callback(self) -> TrainResult:
         """Save the state and return the result of a run stopped by a callback."""
         self.save_last()
         LOG.info("Stopped by a callback; %s", self._resume_hint())
@@ -263,9 +263,9 @@ class Trainer:
             [str(path) for path in batch.paths],
             cursor.means(),
         )
-        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect(pending))
+        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect_batch(pending))
 
-    def _suspect(self, pending: _PendingBatch) -> SuspectBatch:
+    def _suspect_batch(self, pending: _PendingBatch) -> SuspectBatch:
         run, epoch, batch = self.run, self.cursor.epoch, pending.batch
         facts = {
             "epoch": epoch,
@@ -312,7 +312,7 @@ class Trainer:
         self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
         if validation is not None:
             cursor.maps = [float(value) for value in validation.maps]
-        row = self._row(validation)
+        row = self._csv_row(validation)
         with self.saving.guarded():
             self.csv.append(row)
         # Ranks may differ in the last bit, so rank 0's value is used.
@@ -339,7 +339,7 @@ class Trainer:
             )
         return decision.stop
 
-    def _row(self, validation: ValidationResult | None) -> EpochRow:
+    def _csv_row(self, validation: ValidationResult | None) -> EpochRow:
         run, cursor = self.run, self.cursor
         number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
         values = result_values(validation)
@@ -418,7 +418,7 @@ class Trainer:
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> TrainResult:
+    def _finish_run(self) -> TrainResult:
         run = self.run
         validation = self.last_validation
         if self._exchange.broadcast(self.folder.best.exists()) and not self._evolving:

@@ -41,7 +41,7 @@ def convolution(x: Tensor, weight: Tensor, geometry: ConvolutionGeometry, *, pac
         ValueError: incompatible shapes or data types.
     """
     _check(x, weight, geometry.groups, packed)
-    return _function(geometry, packed, x.requires_grad).apply(x, weight)
+    return _autograd_function(geometry, packed, x.requires_grad).apply(x, weight)
 
 
 def _check(x: Tensor, weight: Tensor, groups: int, packed: bool) -> None:
@@ -55,7 +55,7 @@ def _check(x: Tensor, weight: Tensor, groups: int, packed: bool) -> None:
 
 
 @cache
-def _function(geometry: ConvolutionGeometry, packed: bool, needs_input_gradient: bool) -> Any:
+def _autograd_function(geometry: ConvolutionGeometry, packed: bool, needs_input_gradient: bool) -> Any:
     forward_op = dispatch.op_of("graph_train_convolution", "x", "weight")
     data_op = dispatch.op_of("graph_train_convolution_data_grad", "dy", "weight", "x")
     filter_op = dispatch.op_of("graph_train_convolution_filter_grad", "dy", "x", "weight")
