@@ -29,6 +29,7 @@ from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
+from kernels.framework.gradients import gradients_of
 from kernels.framework.graph_memory import built_job, compile_graph
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
@@ -97,7 +98,7 @@ class _Backward(flow.nn.Module):
         hyper, scale = begin_step(current, tensor_of(state.averaged_statistics), rows, previous, size=len(HyperIndex))
         maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, scale)
-        gradients = _gradients(parts.total, [get_attribute(state.network, name) for name in state.trained])
+        gradients = gradients_of(parts.total, [get_attribute(state.network, name) for name in state.trained])
         total = parts.total.detach()
         return [total if total.ndim else total.reshape(1), parts.parts], gradients, hyper
 
@@ -153,16 +154,6 @@ class UpdateModule(flow.nn.Module):
 
 def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
     return update_parameters(state.rule, state.update_state(), gradients, hyper)
-
-
-def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Return the gradients. Inside a graph, register the loss first, which makes it a training graph."""
-    internal = flow._oneflow_internal
-    if loss.is_lazy:
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-    pack = internal.TensorTuple
-    grads = internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False)
-    return list(grads)
 
 
 class _StepGraph(flow.nn.Graph):

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels.framework.gradients import gradients_of
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -53,15 +54,7 @@ class LossAndGradients(flow.nn.Module):
     def forward(self, labels: Tensor) -> tuple[Tensor, ...]:
         maps = [getattr(self, name) for name in self.names]
         parts = self.criterion(maps, labels)
-        internal = flow._oneflow_internal
-        if parts.total.is_lazy:
-            internal.nn.graph.AddTensorAsGraphLoss(parts.total)
-        tensors = internal.TensorTuple
-        return (
-            parts.total,
-            parts.parts,
-            *internal.autograd.grad(tensors([parts.total]), tensors(maps), tensors(), False, False),
-        )
+        return (parts.total, parts.parts, *gradients_of(parts.total, maps))
 
 
 class CapturedLoss(flow.nn.Graph):

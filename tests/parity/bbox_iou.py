@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.metrics.average_precision import pairwise_iou
+from kernels.framework.gradients import gradients_of
 from kernels.ops.bbox_iou.function import IouKind, bbox_iou
 from kernels.runtime import Tensor, flow
 from tests.parity.harness import Mode, Report, Subject, recorded
@@ -66,12 +67,7 @@ class _OverlapGraph(flow.nn.Graph):
 
     def build(self, box2: Tensor) -> tuple[Tensor, Tensor]:
         values = self.overlap(box2)
-        total = values.sum()
-        native = flow._oneflow_internal
-        native.nn.graph.AddTensorAsGraphLoss(total)
-        boxes = native.TensorTuple([self.overlap.box1])
-        gradients = native.autograd.grad(native.TensorTuple([total]), boxes, native.TensorTuple(), False, False)
-        return values, gradients[0]
+        return values, gradients_of(values.sum(), [self.overlap.box1])[0]
 
 
 def _evaluate(box1: _Array, box2: _Array, kind: IouKind, xywh: bool, mode: Mode) -> tuple[_Array, _Array]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.framework.gradients import gradients_of
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -87,12 +88,7 @@ class _LossAndGradients(flow.nn.Module):
         maps = [getattr(self, f"map{level}") for level in range(self.levels)]
         details = self.criterion.details(maps, labels)
         total = details.parts.total
-        internal = flow._oneflow_internal
-        if total.is_lazy:
-            internal.nn.graph.AddTensorAsGraphLoss(total)
-        gradients = internal.autograd.grad(
-            internal.TensorTuple([total]), internal.TensorTuple(maps), internal.TensorTuple(), False, False
-        )
+        gradients = gradients_of(total, maps)
         return (
             total,
             details.parts.parts,

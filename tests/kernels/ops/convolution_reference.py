@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kernels.framework.gradients import gradients_of
 from kernels.runtime import Tensor, flow
 from models.layers import tensor_of
 
@@ -112,12 +113,9 @@ class _Gradients(flow.nn.Module):
         self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
 
     def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal, weight, zero = flow._oneflow_internal, tensor_of(self.weight), tensor_of(self.zero)
+        weight, zero = tensor_of(self.weight), tensor_of(self.zero)
         y = self.layer(x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        dx, dw = gradients_of((y * dy).sum(), [zero, weight])
         return y, dx, dw
 
 
