@@ -13,6 +13,7 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
+from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
@@ -44,17 +45,6 @@ class _Predictor(flow.nn.Module):
         return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
 
 
-class _PredictGraph(flow.nn.Graph):
-    """A graph for one input shape."""
-
-    def __init__(self, module: _Predictor) -> None:
-        super().__init__()
-        self.predict = module
-
-    def build(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.predict(images, labels)
-
-
 class Inference:
     """Inference of a network, with the signature `graph_train.validation.measuring.Forward`.
 
@@ -82,7 +72,7 @@ class Inference:
         self._exchange = exchange
         self._graph = graph
         self._label_floor = label_floor
-        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], _PredictGraph] = {}
+        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], ModuleGraph] = {}
         self._eager_runs = EagerRuns()
 
     def compile_at_once(self) -> None:
@@ -134,7 +124,7 @@ class Inference:
         if self._is_eager(key):
             return self._module(images, labels)
         if key not in self._graphs:
-            graph = _PredictGraph(self._module)
+            graph = ModuleGraph(self._module)
             compile_graph(graph, images, labels)
             self._graphs[key] = graph
         return self._graphs[key](images, labels)

@@ -29,8 +29,8 @@ from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
-from kernels.framework.gradients import gradients_of
 from kernels.framework.graph_memory import built_job, compile_graph
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
@@ -154,18 +154,6 @@ class UpdateModule(flow.nn.Module):
 
 def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tensor:
     return update_parameters(state.rule, state.update_state(), gradients, hyper)
-
-
-class _StepGraph(flow.nn.Graph):
-    """A graph of the whole step or of one part of it."""
-
-    def __init__(self, module: flow.nn.Module, *, differentiates: bool = True) -> None:
-        super().__init__()
-        self.step = module
-        self.config._train(differentiates)
-
-    def build(self, *inputs: Tensor) -> Any:
-        return self.step(*inputs)
 
 
 @dataclass(frozen=True)
@@ -317,7 +305,7 @@ class TrainStep(ABC):
         self.state.network.train()
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
-        graph = _StepGraph(self._module)
+        graph = ModuleGraph(self._module, differentiates=True)
         job = built_job(graph, images, labels, self._scalar_rows(settings), self._previous)
         return uncovered_ops(job_ops(job), covered_ops())
 
@@ -360,8 +348,8 @@ class GraphStep(TrainStep):
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
         super().__init__(state, criterion, config)
-        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
-        self._update_graph: _StepGraph | None = None
+        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], ModuleGraph] = {}
+        self._update_graph: ModuleGraph | None = None
         self._on_compile = on_compile
         self._eager_runs = EagerRuns()
         self.compilations: list[Compilation] = []
@@ -398,7 +386,7 @@ class GraphStep(TrainStep):
 
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:
-            self._update_graph = _StepGraph(self._update_module, differentiates=False)
+            self._update_graph = ModuleGraph(self._update_module)
             self._compile_timed(self._update_graph, (tuple(partial_sums.shape), ()), partial_sums, hyper)
         return self._update_graph(partial_sums, hyper)
 
@@ -410,16 +398,16 @@ class GraphStep(TrainStep):
         labels = self.placement.empty_batch(labels_shape, flow.float32)
         self._compile(images, labels, self._scalar_rows(settings), self._previous)
 
-    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
+    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> ModuleGraph:
         self.state.network.train()
-        graph = _StepGraph(self._module)
+        graph = ModuleGraph(self._module, differentiates=True)
         key = (tuple(images.shape), tuple(labels.shape))
         self._compile_timed(graph, key, images, labels, *scalars)
         self._graphs[key] = graph
         return graph
 
     def _compile_timed(
-        self, graph: _StepGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
+        self, graph: ModuleGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
     ) -> None:
         started = time.perf_counter()
         compile_graph(graph, *inputs)

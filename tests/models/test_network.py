@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.framework.gradients import gradients_of
+from kernels.framework.module_graph import gradients_of
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.complexity import measure

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.metrics.average_precision import pairwise_iou
-from kernels.framework.gradients import gradients_of
+from kernels.framework.module_graph import gradients_of
 from kernels.ops.bbox_iou.function import IouKind, bbox_iou
 from kernels.runtime import Tensor, flow
 from tests.parity.harness import Mode, Report, Subject, recorded

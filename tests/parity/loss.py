@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kernels.framework.gradients import gradients_of
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -99,22 +99,12 @@ class _LossAndGradients(flow.nn.Module):
         )
 
 
-class _CapturedLoss(flow.nn.Graph):
-    def __init__(self, module: _LossAndGradients) -> None:
-        super().__init__()
-        self.module = module
-        self.config._train(True)
-
-    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.module(labels)
-
-
 def _runner(
     mode: Mode, criterion: DetectionLoss, maps: list[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]
 ) -> Callable[[], _Call]:
     padded = flow.tensor(labels)
     module = _LossAndGradients(criterion, maps)
-    execute = _CapturedLoss(module) if mode == "graph" else module
+    execute = ModuleGraph(module, differentiates=True) if mode == "graph" else module
 
     def run() -> _Call:
         total, parts, *arrays = (output.numpy() for output in execute(padded))

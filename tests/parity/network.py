@@ -10,7 +10,7 @@ import numpy as np
 
 from graph_train.detection.augmented_views import AugmentedInference
 from graph_train.detection.inference import Inference, on_host
-from kernels.framework.gradients import gradients_of
+from kernels.framework.module_graph import gradients_of
 from kernels.runtime import Tensor, flow
 from models.layers import get_attribute
 from models.network import DetectionModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kernels.framework.gradients import gradients_of
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.runtime import Tensor, flow
 from models.layers import tensor_of
 
@@ -119,18 +119,8 @@ class _Gradients(flow.nn.Module):
         return y, dx, dw
 
 
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Gradients) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
-
-
 def gradients_in_graph(
     layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, gradient of the input and gradient of the weights, computed in a compiled graph."""
-    return _GradientGraph(_Gradients(layer, x, weight))(x, dy)
+    return ModuleGraph(_Gradients(layer, x, weight), differentiates=True)(x, dy)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels.framework.module_graph import ModuleGraph
 from kernels.ops.detection_loss.function import LossSetting, detection_loss, loss_settings, rebalance
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss, fused_settings
@@ -242,15 +243,6 @@ class _Criterion(flow.nn.Module):
         return parts.total, parts.parts
 
 
-class _CriterionGraph(flow.nn.Graph):
-    def __init__(self, criterion: _Criterion) -> None:
-        super().__init__()
-        self.criterion = criterion
-
-    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.criterion(labels)
-
-
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     # With autobalance, both must also update the balance equally in every call.
@@ -259,7 +251,7 @@ def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     fused, composed = (
         _Criterion(maps, DetectionLoss(geometry, config, fused_iou=fused_iou)) for fused_iou in (True, False)
     )
-    run = _CriterionGraph(fused) if graph else fused
+    run = ModuleGraph(fused) if graph else fused
     for _ in range(3):
         ours, theirs = run(flow.tensor(labels)), composed(flow.tensor(labels))
         assert ours[0].numel() == theirs[0].numel() == 1
