@@ -133,7 +133,7 @@ def _write_cells(axes: Any, shares: Array, counts: Array, number: int) -> None:
 
 def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
     """Plot one line per weights file; points are (image size in px, inference ms per image, mAP50-95)."""
-    figure = new_figure(9, 5.5, "Accuracy over speed; points are labelled with the image size in px")
+    figure = new_figure(9, 5.5, "Accuracy against speed; labels are image sizes in px")
     axes = figure.subplots()
     for number, (name, line) in enumerate(points.items()):
         sizes, milliseconds, accuracy = zip(*line, strict=True)

@@ -116,12 +116,12 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"results": results, "best": best_row(rows) if validated.any() else None}
 
 
-def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
+def validation_content(result: ValidationResult, weights: str) -> dict[str, Any]:
     """Return results per class, precision-recall curves, confusion matrix and speed of a validation.
 
     Args:
         result: the validation.
-        of: description of the validated weights.
+        weights: description of the validated weights.
     """
     c, names = result.classes, result.class_names
     table = [
@@ -140,7 +140,7 @@ def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
     shown = range(min(len(c.classes), MAX_CURVES))
     at_recall = c.precision_at_recall
     return {
-        "of": of,
+        "of": weights,
         "images": result.images,
         "labels": int(result.labels_per_class.sum()),
         "means": [float(value) for value in result.means],
