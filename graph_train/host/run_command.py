@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
 from graph_train.host.interrupts import Terminable
-from graph_train.host.messages import as_line
-from graph_train.host.terminal import TerminalHandler, robust_output
+from graph_train.host.terminal import TerminalHandler, as_line, robust_output
 from kernels.host.paths import error_text
 
 _MIN_OPEN_FILES = 20

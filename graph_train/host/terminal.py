@@ -1,18 +1,29 @@
-"""Terminal output that tolerates progress bars, a closed terminal and a full disk."""
+"""Terminal output that tolerates any text, progress bars, a closed terminal and a full disk."""
 
 import contextlib
 import errno
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from kernels.host.paths import printable
 
 BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
 """Format of all progress bars."""
 _CLOSED_ERRORS = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 """Errors of a stream that is gone for good; others, such as a full disk, may be temporary."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_MAX_WORD = 400
+_LONG_WORD = re.compile(rf"(\S{{{_MAX_WORD // 2}}})\S{{{_MAX_WORD // 2},}}(\S{{{_MAX_WORD // 4}}})")
+
+
+def as_line(text: str) -> str:
+    """Return a message as one line without colours; control characters are escaped, very long words shortened."""
+    return _LONG_WORD.sub(r"\1…\2", printable(" ".join(_COLOURS.sub("", text).split())))
 
 
 class RobustStream:

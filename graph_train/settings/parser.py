@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from graph_train.host.failures import USER_ERROR
-from graph_train.host.messages import as_line
+from graph_train.host.terminal import as_line
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""Output to terminals whose encoding cannot represent it."""
+"""Output of any text to terminals that may not be able to represent it."""
 
 import io
 import os
@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.host.terminal import RobustStream
+from graph_train.host.terminal import RobustStream, as_line
 from tests.pipelines.data_sets import add_image, write_yaml
+
+
+def test_one_printable_line_of_bounded_words() -> None:
+    assert as_line("a\n  b\tc") == "a b c"
+    assert as_line("\x1b[1m\x1b[38;2;255;000;000mError\x1b[0m: no\x07") == "Error: no\\x07"
+    long = as_line(f"a: {'x' * 5000}/y.txt: no such file")
+    assert len(long) < 400 and long.startswith("a: xxx") and long.endswith("xxx/y.txt: no such file") and "…" in long
+    assert as_line("y" * 400) == "y" * 400
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
