@@ -254,7 +254,7 @@ class _ValidationRun:
         on_image: Callable[[ImageDetections], None] | None,
         sharding: BatchSharding | None,
     ) -> None:
-        self._sharing = sharding
+        self._sharding = sharding
         self._forward, self._names, self._settings, self._on_image = forward, class_names, settings, on_image
         self._suppression = settings.suppression()
         self._confusion = ConfusionMatrix(len(class_names))
@@ -277,7 +277,7 @@ class _ValidationRun:
         if loss is not None:
             self._losses.append(np.asarray(loss, np.float64))
         self._batches += 1
-        if self._sharing is not None and not self._sharing.counts(self._batches - 1):
+        if self._sharding is not None and not self._sharding.owns_rows(self._batches - 1):
             return
         network_hw = (int(batch.images.shape[2]), int(batch.images.shape[3]))
         per_image = [labels[labels[:, 0] == image, 1:] for image in range(len(predictions))]
@@ -333,16 +333,16 @@ class _ValidationRun:
 
     def _gather(self, exchange: Exchange) -> None:
         """Combine the results of all ranks, on every rank."""
-        findings = gather_matched_images(
+        gathered = gather_matched_images(
             MatchedImages(self._batch_of_image, self._matched, self._label_classes), exchange
         )
-        self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
+        self._matched, self._label_classes = list(gathered.matched), list(gathered.label_classes)
         self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
         self._images = len(self._matched)
 
     def result(self) -> ValidationResult:
-        if self._sharing is not None and not self._sharing.exchange.single_rank:
-            self._gather(self._sharing.exchange)
+        if self._sharding is not None and not self._sharding.exchange.single_rank:
+            self._gather(self._sharding.exchange)
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
         no_label = np.zeros(number, np.int64)

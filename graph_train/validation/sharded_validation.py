@@ -32,8 +32,8 @@ class BatchSharding:
     exchange: Exchange
     images_of: Callable[[int], int]
 
-    def counts(self, batch: int) -> bool:
-        """Return whether this rank's rows of a batch count, rather than being copies of another rank's."""
+    def owns_rows(self, batch: int) -> bool:
+        """Return whether this rank's rows of a batch are its own, not copies of another rank's."""
         return Shard(self.exchange.rank, self.exchange.ranks).owns_rows(self.images_of(batch))
 
 
@@ -53,7 +53,7 @@ class MatchedImages:
 
 
 def gather_matched_images(own: MatchedImages, exchange: Exchange) -> MatchedImages:
-    """Gather the findings of all ranks, in the order of the images with a single process."""
+    """Gather the images of all ranks, in the order of the images with a single process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
     correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
     sizes = [
