@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,27 +11,24 @@ import numpy as np
 
 from graph_train.detection.inference import on_host
 from graph_train.hooks.callbacks import Callbacks
-from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import StopRequest
-from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import EpochRow, ResultsCsv
-from graph_train.runs.run_folder import PLACE, RunFolder
-from graph_train.runs.saving import Saving, Snapshot
+from graph_train.runs.run_folder import RunFolder
 from graph_train.training.agreement import Agreement, require_same_digest
-from graph_train.training.assembly import TrainingRun, anchors_px
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, result_values
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
+from graph_train.training.run_checkpoints import RunCheckpoints
 from graph_train.validation.coco_results import CocoMetrics
 from graph_train.validation.measuring import ValidationResult
 from kernels.framework.global_rows import local_shard
 from kernels.host.paths import shell_word
 from kernels.runtime import Tensor
-from models.weights import copy_weights
 from pipelines.batches import Batch
 
 LOG = logging.getLogger("graph_train")
@@ -91,8 +88,8 @@ class Trainer:
         """Times of each epoch trained by this process."""
         self.csv = ResultsCsv(folder.path / "results.csv", results)
         options = run.setup.options
-        self.saving = Saving(folder, options.run, require_finite=options.optim.max_nonfinite > 0)
-        self._data = run.setup.data.fingerprint()
+        self._checkpoints = RunCheckpoints(run, folder, cursor, stopper, self.csv)
+        self.saving = self._checkpoints.saving
         self._exchange = run.setup.exchange
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
@@ -212,7 +209,7 @@ class Trainer:
         """Synchronise label capacity, saves and stop requests over the ranks; return False to stop the epoch."""
         listens = any(map(self.callbacks.listens, PER_BATCH_HOOKS))
         self._max_labels, save, immediately = self._agreement.sync(
-            batch.max_labels, self._save_due_before(number), listens
+            batch.max_labels, self._checkpoints.due_before(number), listens
         )
         self._finish_immediately = bool(immediately)
         if self._exchange.single_rank:
@@ -359,32 +356,14 @@ class Trainer:
         if self._exchange.single_rank and self.saving.due(number):
             self._save_now()
 
-    def _save_due_before(self, number: int) -> bool:
-        """Return whether rank 0 is to save before a batch; False on other ranks, and if there is only one.
-
-        A single process saves after each batch instead.
-        """
-        first = number % self.run.train_pipeline.batches_per_epoch == 0
-        if self._exchange.single_rank or not self._exchange.is_main or first:
-            return False
-        return self.saving.due(number - 1)
-
     def _save_now(self) -> None:
         self._finish_batch()
-        self.run.state.flush()
-        if self._exchange.is_main:
-            self.saving.start(Snapshot(self.checkpoint()))
+        self._checkpoints.save()
 
     def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
         if self._evolving or not self._exchange.is_main:
             return
-        period = self.run.setup.options.run.save_period
-        snapshot = Snapshot(
-            self.checkpoint(),
-            best=copy_weights(self.run.state.average) if improved else None,
-            copies=[self.folder.weights / f"epoch{epoch}.safetensors"] if period > 0 and epoch % period == 0 else [],
-        )
-        self.saving.start(snapshot)
+        self._checkpoints.save_epoch(epoch, improved=improved)
         if (self.cursor.finished or self.callbacks.listens("on_model_save")) and self.saving.finish():
             best = max(self.cursor.best_fitness, 0.0)
             self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
@@ -395,26 +374,6 @@ class Trainer:
             return
         self._save_now()
         self.saving.finish()
-
-    def checkpoint(self) -> Checkpoint:
-        """Return a checkpoint of the whole state; call `state.flush()` first."""
-        run, flags = self.run, self.run.setup.options.as_flat_dict()
-        header = {
-            "options": {key: value for key, value in flags.items() if key not in PLACE},
-            "hyp": run.setup.hyp.as_dict(),
-            "cursor": asdict(self.cursor),
-            "counters": asdict(run.state.counters),
-            "early_stopping": self.stopper.state(),
-            "results": list(self.csv.lines),
-            "data": self._data,
-            "threads": cpu_threads() if run.setup.device == "cpu" else 0,
-            "epoch": self.cursor.epoch - 1,
-            "class_names": list(run.setup.data.class_names),
-            "config": dict(run.state.network.spec.config),
-            "stride": list(run.state.network.stride),
-            "anchors_px": anchors_px(run.state.network).tolist(),
-        }
-        return Checkpoint(arrays=run.state.arrays(), header=header)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
