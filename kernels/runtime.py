@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kernels.host.process_settings import engine_loaded
+from kernels.host.process_settings import mark_oneflow_loaded
 
 _CUDA_LIBRARIES = (
     ("nvidia.cublas", "libcublasLt.so.11"),
@@ -95,7 +95,7 @@ def _import_oneflow() -> Any:
     with StderrFilter(), _interrupts_delayed():
         import oneflow
 
-        engine_loaded()
+        mark_oneflow_loaded()
         _restore_sigint_handler()
     return oneflow
 

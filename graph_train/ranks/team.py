@@ -82,7 +82,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     from graph_train.ranks.rendezvous import join_rendezvous
 
     rendezvous = join_rendezvous(info, timeout)
-    _export_to_engine(info, rendezvous.engine_port)
+    _export_to_oneflow(info, rendezvous.oneflow_port)
     _team = Team(info, _start_watch(info, rendezvous))
     if numbers:
         # OneFlow assigns each rank the visible GPU with its local rank.
@@ -93,7 +93,7 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     return _team
 
 
-def _export_to_engine(info: RankInfo, port: int) -> None:
+def _export_to_oneflow(info: RankInfo, port: int) -> None:
     """Set the variables that OneFlow reads when it is imported, with a separate port for its own rendezvous."""
     # Suppress its warnings about ranks that are not there yet.
     os.environ.setdefault("GLOG_minloglevel", "2")

@@ -52,7 +52,7 @@ def test_all_ranks_connect() -> None:
         assert isinstance(meeting, Rendezvous), meeting
         assert meeting.hosts == ("host0", "host1", "host2")
         assert meeting.locations[2] == f"host2, process {os.getpid()}"
-    assert len({meeting.engine_port for meeting in meetings if isinstance(meeting, Rendezvous)}) == 1
+    assert len({meeting.oneflow_port for meeting in meetings if isinstance(meeting, Rendezvous)}) == 1
     assert [sorted(m.sockets) for m in meetings if isinstance(m, Rendezvous)] == [[1, 2], [0], [0]]
     close(meetings)
 
