@@ -172,12 +172,12 @@ def _find_weights(path: Path, content: Any, is_tensor: Any, prefer: Prefer) -> F
         raise ValueError(f"{path}: {error}") from None
 
 
-def _common_fields(found: FoundWeights) -> dict[str, Any]:
+def _common_fields(weights: FoundWeights) -> dict[str, Any]:
     return {
-        "part": found.part,
-        "epoch": found.epoch,
-        "class_names": found.class_names,
-        "config": plain_config(found.config, CONFIG_KEYS),
+        "part": weights.part,
+        "epoch": weights.epoch,
+        "class_names": weights.class_names,
+        "config": plain_config(weights.config, CONFIG_KEYS),
     }
 
 

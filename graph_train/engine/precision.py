@@ -87,8 +87,8 @@ class ComputeDevice:
         """
         if amp and not self.plugin:
             raise ValueError("--amp: mixed precision needs the kernel plugin, which is not loaded; remove --amp")
-        wanted = self.plugin and (self.capability is not None if amp is None else amp)
-        if not wanted:
+        mixed = self.plugin and (self.capability is not None if amp is None else amp)
+        if not mixed:
             return ActivationType.FLOAT32
         if self.capability is None:
             return ActivationType.BFLOAT16 if self.fast_bfloat16 else ActivationType.FLOAT32

@@ -79,11 +79,11 @@ class Placement:
                 for tensor in tensors:
                     local_shard(tensor).copy_(self.replicate(local_shard(tensor)).to_local())
 
-    def all_reduce_mean(self, own: Tensor) -> Tensor:
+    def all_reduce_mean(self, local: Tensor) -> Tensor:
         """Return the mean of a local tensor over the ranks; the division is done on the host."""
         if not self.distributed:
-            return own
-        summed = self.as_partial_sum(own).to_global(**self._replicated).to_local().numpy()
+            return local
+        summed = self.as_partial_sum(local).to_global(**self._replicated).to_local().numpy()
         return flow.tensor(summed / np.float32(self.ranks)).to(self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
@@ -104,9 +104,9 @@ class Placement:
         # A gradient that is already replicated is kept on rank 0 and zero on the others.
         return flat.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
-    def as_partial_sum(self, own: Tensor) -> Tensor:
+    def as_partial_sum(self, local: Tensor) -> Tensor:
         """Return the local tensors (n,) of all ranks as one partial sum, without communication."""
-        return own.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
+        return local.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
     def all_reduce_sum(self, partial_sums: Tensor) -> Tensor:
         """Return the replicated sum (n,) of a partial sum; the only transfer of an update."""

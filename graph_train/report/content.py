@@ -112,7 +112,7 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
     rows = np.array([results[key] for key in VALIDATION_KEYS], np.float64).T
     validated = rows.any(axis=1)
     for key in VALIDATION_KEYS:
-        results[key] = [value if there else None for value, there in zip(results[key], validated, strict=True)]
+        results[key] = [value if known else None for value, known in zip(results[key], validated, strict=True)]
     return {"results": results, "best": best_row(rows) if validated.any() else None}
 
 

@@ -149,14 +149,14 @@ class RunFolder:
             raise ValueError("no checkpoint can be read: " + "; ".join(damaged))
         return None
 
-    def _set_aside_newer_than(self, good: Path) -> None:
+    def _set_aside_newer_than(self, intact: Path) -> None:
         """Make `good` the newest checkpoint; rename the newest damaged one and delete the others."""
         found = self.checkpoints()
-        newer = found[: found.index(good)]
+        newer = found[: found.index(intact)]
         os.replace(newer[0], self.weights / DAMAGED)
         for path in newer[1:]:
             path.unlink()
-        os.replace(good, self.last)
+        os.replace(intact, self.last)
 
     def reject_as_weights(self, weights: str) -> None:
         """Reject initial weights that `set_aside_earlier` would rename or replace before they are loaded.

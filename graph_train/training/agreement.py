@@ -30,21 +30,21 @@ class Agreement:
         """
         if self._exchange.single_rank:
             return numbers
-        own = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
-        *largest, signalled, stop = self._exchange.all_reduce_max(*own)
+        local = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
+        *largest, signalled, stop = self._exchange.all_reduce_max(*local)
         if signalled:
             self._signal = self._request.signal_name or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
         return tuple(largest)
 
 
-def require_same_digest(own: str, exchange: Exchange) -> str:
+def require_same_digest(digest: str, exchange: Exchange) -> str:
     """Return the digest `own`, which must be the same on all ranks.
 
     Raises:
         RuntimeError: the digests differ.
     """
-    differing = [rank for rank, other in enumerate(exchange.all_gather_texts(own)) if other != own]
+    differing = [rank for rank, other in enumerate(exchange.all_gather_texts(digest)) if other != digest]
     if differing:
         raise RuntimeError(f"the weights of rank {exchange.rank} differ from those of ranks {differing}")
-    return own
+    return digest

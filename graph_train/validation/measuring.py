@@ -305,23 +305,25 @@ class _ValidationRun:
                 f"label with class {labels[:, 1].max():g}, but the data set has only {len(self._names)} classes"
             )
 
-    def _add_image(self, path: Path, place: Geometry, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
+    def _add_image(
+        self, path: Path, geometry: Geometry, network_hw: tuple[int, int], detections_px: Array, label_rows: Array
+    ) -> None:
         # As in YOLOv5, the ratio of the heights is used for both axes; that of the widths differs only by rounding.
-        ratio_pad = (place.ratio_hw[0], place.pad_wh)
-        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=place.original_hw, ratio_pad=ratio_pad)
-        detections = found.copy()
-        detections[:, :4] = to_file(found[:, :4])
-        corners = cxcywh_to_xyxy(_in_px(rows, network_hw)[:, 1:])
-        labels = np.concatenate((rows[:, :1], to_file(corners)), axis=1)
+        ratio_pad = (geometry.ratio_hw[0], geometry.pad_wh)
+        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=geometry.original_hw, ratio_pad=ratio_pad)
+        detections = detections_px.copy()
+        detections[:, :4] = to_file(detections_px[:, :4])
+        corners = cxcywh_to_xyxy(_in_px(label_rows, network_hw)[:, 1:])
+        labels = np.concatenate((label_rows[:, :1], to_file(corners)), axis=1)
         self._matched.append((match_detections(detections, labels), detections[:, 4], detections[:, 5]))
         self._batch_of_image.append(self._batches - 1)
         self._label_classes.append(labels[:, 0].astype(np.int64))
         self._confusion.add(detections, labels)
         self._images += 1
         if self._on_image is not None:
-            self._on_image(ImageDetections(path, place.original_hw, detections, labels))
+            self._on_image(ImageDetections(path, geometry.original_hw, detections, labels))
 
-    def _draw(self, batch: ValidationBatch, labels: Array, found: Sequence[Array], folder: Path) -> None:
+    def _draw(self, batch: ValidationBatch, labels: Array, detections: Sequence[Array], folder: Path) -> None:
         from graph_train.plots.images import plot_detections, plot_labelled
         from graph_train.plots.style import optional_plot
 
@@ -329,7 +331,7 @@ class _ValidationRun:
         stem = f"val_batch{self._batches - 1}"
         with optional_plot(folder / stem):
             plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
-            plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
+            plot_detections(images, detections, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
     def _gather(self, exchange: Exchange) -> None:
         """Combine the results of all ranks, on every rank."""

@@ -52,20 +52,20 @@ class MatchedImages:
     label_classes: Sequence[Array]
 
 
-def gather_matched_images(own: MatchedImages, exchange: Exchange) -> MatchedImages:
+def gather_matched_images(local: MatchedImages, exchange: Exchange) -> MatchedImages:
     """Gather the images of all ranks, in the order of the images with a single process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
-    correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
+    correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *local.matched, strict=True))
     sizes = [
         (number, len(match[1]), len(labels))
-        for number, match, labels in zip(own.batches, own.matched, own.label_classes, strict=True)
+        for number, match, labels in zip(local.batches, local.matched, local.label_classes, strict=True)
     ]
     columns = (
         np.array(sizes, np.int64).reshape(-1, 3),
         correct,
         confidence.astype(np.float64),
         category.astype(np.float64),
-        np.concatenate([np.zeros(0, np.int64), *own.label_classes]),
+        np.concatenate([np.zeros(0, np.int64), *local.label_classes]),
     )
     by_rank = [exchange.all_gather_arrays(column) for column in columns]
     images: list[tuple[int, int, Match, Array]] = []

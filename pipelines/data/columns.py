@@ -130,9 +130,9 @@ class ImageFormats(ValueColumn[ImageFormat]):
         """Number of images with each of `distinct`; some may have none."""
         return np.bincount(self.codes, minlength=len(self.distinct))
 
-    def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
+    def where(self, predicate: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
         """Return whether a predicate, which must not depend on `file_bytes`, holds for each format, (n,) bool."""
-        return np.array([holds(form) for form in self.distinct], bool)[self.codes]
+        return np.array([predicate(form) for form in self.distinct], bool)[self.codes]
 
 
 class _Groups(Column[Entry]):

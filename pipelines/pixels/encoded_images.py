@@ -18,10 +18,10 @@ from pipelines.pixels.decoding import dali_can_decode
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 
 
-def needs_host_decoding(found: ImageFormat) -> bool:
+def needs_host_decoding(form: ImageFormat) -> bool:
     """Return whether Pillow must decode it (CMYK, palettes, alpha, 16 bits, damage), as DALI would differ or fail."""
-    turned = found.orientation != 1 and found.kind != "jpeg"
-    return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
+    turned = form.orientation != 1 and form.kind != "jpeg"
+    return turned or not form.intact or form.bits != 8 or form.mode not in _DALI_DECODES.get(form.kind, ())
 
 
 def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
@@ -43,9 +43,9 @@ def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
     return pixels
 
 
-def _require_size(path: Path, found: Size, expected: Size) -> None:
+def _require_size(path: Path, size: Size, expected: Size) -> None:
     """Reject an image of another size than when it was scanned: its boxes and crops would be wrong."""
-    if found != expected:
+    if size != expected:
         width, height = expected
         raise OSError(f"{printable(path)}: is no longer {width} x {height} px; check whether it was changed")
 

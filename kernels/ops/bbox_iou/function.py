@@ -117,8 +117,8 @@ def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool)
         def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
             box1, box2 = context.saved_tensors
             floats = (eps, 2.0 if needs_gradient2 else 1.0)
-            wanted = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=floats)
-            return wanted[0], wanted[1] if needs_gradient2 else None
+            gradients = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=floats)
+            return gradients[0], gradients[1] if needs_gradient2 else None
 
     return FusedOverlap
 
