@@ -72,7 +72,7 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
-            found = self_check.finding(built.path)
+            found = self_check.check(built.path)
             if found not in (self_check.GOOD, self_check.SHARES_NOTHING):
                 raise plugin_build.PluginUnavailableError(f"{built.path}: does not work with this OneFlow: {found}")
             _process.library = _load(built.path)

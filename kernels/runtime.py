@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kernels.host.process_settings import engine_loaded
+from kernels.host.process_settings import mark_oneflow_loaded
 
 _CUDA_LIBRARIES = (
     ("nvidia.cublas", "libcublasLt.so.11"),
@@ -95,7 +95,7 @@ def _import_oneflow() -> Any:
     with StderrFilter(), _interrupts_delayed():
         import oneflow
 
-        engine_loaded()
+        mark_oneflow_loaded()
         _restore_sigint_handler()
     return oneflow
 
@@ -124,8 +124,10 @@ _HIDDEN_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_man
 
 
 class StderrFilter:
-    """Context manager that drops known harmless lines of OneFlow's native code from stderr, about missing InfiniBand
-    and, without an NVIDIA driver, missing CUDA. All other lines appear when the context ends."""
+    """Context manager that drops harmless lines of OneFlow's native code from stderr.
+
+    They are about missing InfiniBand and, without an NVIDIA driver, missing CUDA. All other lines appear when the
+    context ends."""
 
     def __enter__(self) -> None:
         sys.stderr.flush()

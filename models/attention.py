@@ -5,7 +5,7 @@ from typing import Any
 from kernels.ops.attention.function import attention
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import Linear, PackedLayer, fork, join, plain, project
+from models.layers import Linear, PackedLayer, fork, join, project, tensor_of
 
 nn: Any = flow.nn
 
@@ -29,7 +29,7 @@ class MultiheadAttention(PackedLayer, nn.Module):
         """Map three (tokens, B, C) tensors to (tokens, B, C); with channels last, (B, H, W, C) to (B, H, W, C)."""
         if layout.channels_last():
             together = join([query, key, value])
-            weight, bias = plain(self.in_proj_weight), plain(self.in_proj_bias)
+            weight, bias = tensor_of(self.in_proj_weight), tensor_of(self.in_proj_bias)
             projected = project(together, weight, self.weight_index, bias, groups=3)
             return self.out_proj(attention(projected, self.heads))
         tokens, batch, channels = query.shape

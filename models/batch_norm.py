@@ -6,7 +6,7 @@ from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import plain
+from models.layers import tensor_of
 
 EPS = 1e-3
 MOMENTUM = 0.03
@@ -37,7 +37,7 @@ class BatchNorm2d(flow.nn.BatchNorm2d):
         over_ranks = self.training and self.synchronised and x.is_global
         return (synchronised_batch_norm if over_ranks else batch_norm)(
             x,
-            *(plain(state) for state in states),
+            *(tensor_of(state) for state in states),
             eps=self.eps,
             momentum=self.momentum,
             silu=silu,

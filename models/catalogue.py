@@ -188,32 +188,32 @@ def _window_size(size: Size, kernel: int, stride: int, padding: int, dilation: i
     return height, width
 
 
-def _convolved(size: Size, given: Arguments) -> Size:
-    dilation, padding = given.get("dilation", 1), given.get("padding")
+def _convolved(size: Size, arguments: Arguments) -> Size:
+    dilation, padding = arguments.get("dilation", 1), arguments.get("padding")
     if padding is None:
-        padding = same_padding(given["kernel"], dilation)
-    return _window_size(size, given["kernel"], given["stride"], padding, dilation)
+        padding = same_padding(arguments["kernel"], dilation)
+    return _window_size(size, arguments["kernel"], arguments["stride"], padding, dilation)
 
 
-def _focused(size: Size, given: Arguments) -> Size:
-    return _convolved((size[0] // 2, size[1] // 2), given)
+def _focused(size: Size, arguments: Arguments) -> Size:
+    return _convolved((size[0] // 2, size[1] // 2), arguments)
 
 
-def _pooled(size: Size, given: Arguments) -> Size:
-    kernel, stride = given["kernel"], given["stride"]
-    return _window_size(size, kernel, kernel if stride is None else stride, given["padding"])
+def _pooled(size: Size, arguments: Arguments) -> Size:
+    kernel, stride = arguments["kernel"], arguments["stride"]
+    return _window_size(size, kernel, kernel if stride is None else stride, arguments["padding"])
 
 
-def _bordered(size: Size, given: Arguments) -> Size:
-    left, right, top, bottom = given["borders"]
+def _bordered(size: Size, arguments: Arguments) -> Size:
+    left, right, top, bottom = arguments["borders"]
     return size[0] + top + bottom, size[1] + left + right
 
 
-def _upsampled(size: Size, given: Arguments) -> Size:
-    return size[0] * given["scale_factor"], size[1] * given["scale_factor"]
+def _upsampled(size: Size, arguments: Arguments) -> Size:
+    return size[0] * arguments["scale_factor"], size[1] * arguments["scale_factor"]
 
 
-def _unchanged(size: Size, given: Arguments) -> Size:
+def _unchanged(size: Size, arguments: Arguments) -> Size:
     return size
 
 

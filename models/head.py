@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kernels.ops.detections.function import decode_maps
 from kernels.runtime import Tensor, flow
 from models import layout
-from models.layers import Conv2d, plain
+from models.layers import Conv2d, tensor_of
 
 nn: Any = flow.nn
 
@@ -92,7 +92,7 @@ class Detect(nn.Module):
         `(2 sigmoid)^2` times the anchor for sides.
         """
         if all(raw.ndim == 4 for raw in maps):
-            return decode_maps(maps, plain(self.anchors), self.stride)
+            return decode_maps(maps, tensor_of(self.anchors), self.stride)
         flat = []
         for level, (raw, stride) in enumerate(zip(maps, self.stride, strict=True)):
             batch, anchors, rows, columns, outputs = raw.shape

@@ -75,17 +75,17 @@ class Conv2d(PackedLayer, nn.Conv2d):
         if not layout.channels_last():
             return nn.Conv2d.forward(self, x)
         y = self._channels_last(x)
-        return y if self.bias is None else add_bias(y, plain(self.bias), to_float32=True)
+        return y if self.bias is None else add_bias(y, tensor_of(self.bias), to_float32=True)
 
     def with_silu(self, x: Tensor) -> Tensor:
         """Convolve, add the bias and apply SiLU, without gradients; for networks with folded BatchNorm."""
         if not layout.channels_last():
             return flow._C.silu(nn.Conv2d.forward(self, x))
-        return add_bias(self._channels_last(x), plain(self.bias), silu=True)
+        return add_bias(self._channels_last(x), tensor_of(self.bias), silu=True)
 
     def _channels_last(self, x: Tensor) -> Tensor:
         geometry = ConvolutionGeometry(self.stride, self.padding, self.dilation, self.groups)
-        return _convolve(x, plain(self.weight), self.weight_index, geometry)
+        return _convolve(x, tensor_of(self.weight), self.weight_index, geometry)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -135,7 +135,9 @@ class Linear(PackedLayer, nn.Linear):
         """Map (…, in) to (…, out); with channels last, (B, H, W, in) to (B, H, W, out)."""
         if not layout.channels_last():
             return nn.Linear.forward(self, x)
-        return project(x, plain(self.weight), self.weight_index, None if self.bias is None else plain(self.bias))
+        return project(
+            x, tensor_of(self.weight), self.weight_index, None if self.bias is None else tensor_of(self.bias)
+        )
 
 
 def project(x: Tensor, weight: Tensor, weight_index: int | None, bias: Tensor | None, groups: int = 1) -> Tensor:
@@ -166,14 +168,14 @@ def join(maps: Sequence[Tensor]) -> Tensor:
     return flow.cat([layout.to_activation_type(x) for x in maps], dim=layout.channel_axis())
 
 
-def member(module: Any, path: str) -> Any:
+def get_attribute(module: Any, path: str) -> Any:
     """Resolve a dotted attribute name; inside a graph this returns the graph's proxy of the module or tensor."""
     for part in path.split("."):
         module = getattr(module, part)
     return module
 
 
-def plain(state: Tensor) -> Tensor:
+def tensor_of(state: Tensor) -> Tensor:
     """Return the tensor of a parameter or buffer, which inside a graph can be a proxy that ops reject."""
     return state if isinstance(state, flow.Tensor) else state.to(flow.Tensor)
 

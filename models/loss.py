@@ -18,7 +18,7 @@ from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
 from models.head import cells_of, channels_last_map
-from models.layers import plain
+from models.layers import tensor_of
 from models.loss_config import LossConfig
 from models.targets import NEIGHBOURS, Assignment, HeadGeometry, TargetAssigner
 
@@ -104,7 +104,7 @@ class DetectionLoss(flow.nn.Module):
         self.assigner = TargetAssigner(head, config.anchor_t)
         self.class_elements = _element_loss(config.cls_pw, config.fl_gamma)
         self.objectness_elements = _element_loss(config.obj_pw, config.fl_gamma)
-        self.register_buffer("settings", flow.tensor(_loss_settings(head, config)), persistent=False)
+        self.register_buffer("settings", flow.tensor(fused_settings(head.anchors_cells, config)), persistent=False)
         self.register_buffer("one", flow.ones(1, dtype=flow.float32), persistent=False)
 
     def forward(self, maps: Sequence[Tensor], labels: Tensor, scale: Tensor | None = None) -> LossParts:
@@ -127,7 +127,7 @@ class DetectionLoss(flow.nn.Module):
         """Compute the loss with the plugin's fused op."""
         total, parts = detection_loss(maps, labels, self.settings, self.balance, scale)
         if self.config.autobalance and self.training:
-            rebalance(plain(self.balance), replicated(parts), self._reference_level)
+            rebalance(tensor_of(self.balance), replicated(parts), self._reference_level)
         return LossParts(total, parts)
 
     def details(self, maps: Sequence[Tensor], labels: Tensor) -> LossDetails:
@@ -183,12 +183,12 @@ class DetectionLoss(flow.nn.Module):
         anchors, slots = self.head.anchors, entries // (NEIGHBOURS * self.head.anchors)
         # One tensor per coordinate: short trailing axes are slow on the CPU.
         scores = flow.sigmoid(rows[..., 0:4]) * 2.0
-        columns = [scores[..., axis] - 0.5 for axis in (0, 1)]
+        coordinates = [scores[..., axis] - 0.5 for axis in (0, 1)]
         for axis in (0, 1):
             by_entry = expand_sharded(self.anchor_sides[..., axis], batch, levels, NEIGHBOURS, anchors, slots)
             side = flow.square(scores[..., 2 + axis]) * by_entry.reshape(batch, levels, entries)
-            columns.append(side.masked_fill(unmatched, 1.0))
-        return stack_sharded(columns, dim=-1)
+            coordinates.append(side.masked_fill(unmatched, 1.0))
+        return stack_sharded(coordinates, dim=-1)
 
     def _objectness_targets(self, iou: Tensor, cell: Tensor, unmatched: Tensor, flat: Sequence[Tensor]) -> list[Tensor]:
         """Return the objectness targets (B, cells) of each level; 0 for unmatched cells.
@@ -230,7 +230,7 @@ class DetectionLoss(flow.nn.Module):
         moved = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
         moved = moved / moved[level : level + 1]
-        subtract(plain(self.balance), self.balance - moved)
+        subtract(tensor_of(self.balance), self.balance - moved)
 
     def _classes(self, rows: Tensor, labels: Tensor, unmatched: Tensor, count: Tensor) -> Tensor:
         batch, slots = labels.shape[0], labels.shape[1]
@@ -260,9 +260,10 @@ class _ScaledGradient(flow.autograd.Function):
         return gradient * scale[0], None
 
 
-def _loss_settings(head: HeadGeometry, config: LossConfig) -> npt.NDArray[np.float32]:
+def fused_settings(anchors_cells: npt.NDArray[np.float32], config: LossConfig) -> npt.NDArray[np.float32]:
+    """Return the `settings` of the plugin's op for anchors (levels, anchors, 2), width and height in cells."""
     return loss_settings(
-        head.anchors_cells,
+        anchors_cells,
         box_gain=config.box,
         objectness_gain=config.objectness,
         class_gain=config.classes,

@@ -25,9 +25,9 @@ from models.layers import (
     Upsample,
     ZeroPad2d,
     fork,
+    get_attribute,
     make_activation,
-    member,
-    plain,
+    tensor_of,
 )
 from models.spec import LayerSpec, ModelSpec
 from models.targets import HeadGeometry
@@ -130,7 +130,9 @@ class DetectionModel(flow.nn.Module):
 
     def _activations(self, images: Tensor) -> AbstractContextManager[None]:
         chosen = layout.Layout.fastest_for(images, self.activation_type)
-        weights = [plain(member(self, name)) for name in self._packed_weights] if chosen.packed_weights else []
+        weights = (
+            [tensor_of(get_attribute(self, name)) for name in self._packed_weights] if chosen.packed_weights else []
+        )
         return layout.activations(chosen, weights)
 
     def _layer_outputs(self, images: Tensor) -> Iterator[Any]:
@@ -187,9 +189,9 @@ class DetectionModel(flow.nn.Module):
 
 def _count(counter: Tensor, batches: int) -> None:
     """Increment a counter on the host, since OneFlow cannot add integers on GPUs newer than 8.9."""
-    own = local_shard(counter)
+    local = local_shard(counter)
     with flow.no_grad():
-        own.copy_(flow.tensor(own.numpy() + batches))
+        local.copy_(flow.tensor(local.numpy() + batches))
 
 
 def _branches(spec: ModelSpec) -> dict[int, list[int]]:
@@ -206,26 +208,28 @@ def _takes_list(layer: LayerSpec) -> bool:
 
 
 _PLAIN: Mapping[str, Callable[[Mapping[str, Any]], Module]] = {
-    "Upsample": lambda given: Upsample(given["scale_factor"]),
-    "MaxPool2d": lambda given: MaxPool2d(given["kernel"], given["stride"], given["padding"]),
-    "ZeroPad2d": lambda given: ZeroPad2d(given["borders"]),
+    "Upsample": lambda arguments: Upsample(arguments["scale_factor"]),
+    "MaxPool2d": lambda arguments: MaxPool2d(arguments["kernel"], arguments["stride"], arguments["padding"]),
+    "ZeroPad2d": lambda arguments: ZeroPad2d(arguments["borders"]),
 }
 
 
 def _make_layer(layer: LayerSpec, spec: ModelSpec, activation: Module) -> Module:
-    given = dict(layer.arguments)
+    arguments = dict(layer.arguments)
     if layer.kind == "Detect":
         return Detect(layer.in_channels, spec.num_classes, spec.anchors_px, spec.strides)
     if layer.kind == "Concat":
         return Concat()
     if layer.kind in _PLAIN:
-        return _stacked([_PLAIN[layer.kind](given) for _ in range(layer.repeats)])
-    given["activation"] = _activation(given.get("activation", True), activation)
+        return _stacked([_PLAIN[layer.kind](arguments) for _ in range(layer.repeats)])
+    arguments["activation"] = _activation(arguments.get("activation", True), activation)
     in_channels, build = layer.in_channels[0], CONSTRUCTORS[layer.kind]
     if BLOCKS[layer.kind].repeats_inside:
-        return build(in_channels, layer.out_channels, repeats=layer.repeats, **given)
-    blocks = [build(in_channels, layer.out_channels, **given)]
-    return _stacked(blocks + [build(layer.out_channels, layer.out_channels, **given) for _ in range(layer.repeats - 1)])
+        return build(in_channels, layer.out_channels, repeats=layer.repeats, **arguments)
+    blocks = [build(in_channels, layer.out_channels, **arguments)]
+    return _stacked(
+        blocks + [build(layer.out_channels, layer.out_channels, **arguments) for _ in range(layer.repeats - 1)]
+    )
 
 
 def _stacked(blocks: list[Module]) -> Module:

@@ -1,4 +1,4 @@
-"""Reads pickles without executing anything: no class is imported, no callable is called.
+"""Reading of pickles without executing anything: no class is imported, no callable is called.
 
 `pickle.loads` builds objects by calling whatever the file names, so a weight file can run code. Here the opcodes are
 parsed by `pickletools` and interpreted by a small stack machine that supports plain containers only. Class instances

@@ -1,4 +1,4 @@
-"""Writes pickles of plain data and of objects whose classes need not be importable.
+"""Writing of pickles of plain data and of objects whose classes need not be importable.
 
 The standard library imports the class of an instance to pickle it, so it cannot write files for a program that is not
 installed. Format: protocol 2, as documented in the standard library's `pickletools`.

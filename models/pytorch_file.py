@@ -1,4 +1,4 @@
-"""Reads files of `torch.save` without PyTorch and without executing anything.
+"""Reading of files of `torch.save` without PyTorch and without executing anything.
 
 A file is a zip archive: `data.pkl` describes the objects and refers to raw storages `data/0`, `data/1`, …
 """

@@ -1,4 +1,4 @@
-"""Writes files in the zip format of `torch.save`, without PyTorch.
+"""Writing of files in the zip format of `torch.save`, without PyTorch.
 
 Layout since PyTorch 1.6: `archive/data.pkl` describes the objects, `archive/data/N` are the raw storages of
 the tensors, uncompressed and aligned, `archive/version` is the version of the layout.

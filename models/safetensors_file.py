@@ -1,4 +1,4 @@
-"""Writes safetensors files array by array, without copying large states in memory.
+"""Writing of safetensors files array by array, without copying large states in memory.
 
 Format: 8 bytes with the length of the header (little endian), the header as JSON padded with spaces to a multiple of 8,
 then the arrays in the order of the header. Source: the format description of the safetensors project.

@@ -1,4 +1,4 @@
-"""Finds the weights in a saved object: a dictionary with pickled modules, or a state dictionary."""
+"""Search for the weights in a saved object: a dictionary with pickled modules, or a state dictionary."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.host.paths import missing
+from kernels.host.paths import why_missing
 from kernels.host.safe_yaml import load_yaml
 from models.catalogue import (
     BLOCKS,
@@ -64,8 +64,16 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network, whose last layer is the head. `saved` lists the layers that other layers refer to, with
-    repetitions."""
+    """The specification of a network.
+
+    Attributes:
+        source: the yaml, for error messages.
+        channels: image channels.
+        anchors_px: width and height of each anchor, by level.
+        layers: all layers in their order; the last one is the head.
+        strides: px per cell of each level.
+        saved: the layers that other layers refer to, with repetitions.
+    """
 
     source: str
     num_classes: int
@@ -116,7 +124,7 @@ def find_config(cfg: str | Path) -> Path:
         name = path.name.removesuffix(".yaml")
         if name in shipped:
             return shipped[name]
-    raise FileNotFoundError(f"{cfg}: {missing(path, 'model yaml')}; give a file or one of: {', '.join(shipped)}")
+    raise FileNotFoundError(f"{cfg}: {why_missing(path, 'model yaml')}; give a file or one of: {', '.join(shipped)}")
 
 
 def load_model_spec(

@@ -74,7 +74,7 @@ class Assignment(NamedTuple):
 
 
 class TargetAssigner(flow.nn.Module):
-    """Matches labels with anchors of similar size, in the cell of the label's centre and its near neighbours.
+    """Assigner of labels to anchors of similar size, in the cell of the label's centre and its near neighbours.
 
     A label matches an anchor if the ratio of their sides is below `anchor_t` both ways. Entries of an image are ordered
     by neighbour (centre, left, up, right, down), anchor and label.
@@ -117,13 +117,13 @@ class TargetAssigner(flow.nn.Module):
 
         cell, local = self._cells(centre, size)
         sides = sides.clamp(min=_SMALLEST_SIDE_CELLS)
-        columns = [local[:, :, :, axis].unsqueeze(3).expand(*entries) for axis in (0, 1)]
-        columns += [sides[:, :, axis].reshape(batch, levels, 1, 1, slots).expand(*entries) for axis in (0, 1)]
+        coordinates = [local[:, :, :, axis].unsqueeze(3).expand(*entries) for axis in (0, 1)]
+        coordinates += [sides[:, :, axis].reshape(batch, levels, 1, 1, slots).expand(*entries) for axis in (0, 1)]
         per_level = (batch, levels, NEIGHBOURS * self._anchors * slots)
         return Assignment(
             cell=cell.masked_fill(flow.logical_not(matched), -1.0).reshape(*per_level).to(flow.int64),
             matched=matched.reshape(*per_level),
-            boxes_cells=flow.stack(columns, dim=-1).reshape(*per_level, 4),
+            boxes_cells=flow.stack(coordinates, dim=-1).reshape(*per_level, 4),
         )
 
     def _grid_sizes(self, grids: Sequence[tuple[int, int]]) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from kernels.framework.global_rows import local_shard
 from kernels.host.files import replacing
-from kernels.host.paths import missing
+from kernels.host.paths import why_missing
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor, read_tensors
@@ -122,7 +122,7 @@ def load_weights(path: str | Path, *, prefer: Prefer = "model") -> LoadedWeights
             raise ValueError(f"{path}: a folder not written by oneflow.save; give a weight file")
         return _from_oneflow(path, prefer)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: {missing(path, 'weight file')}")
+        raise FileNotFoundError(f"{path}: {why_missing(path, 'weight file')}")
     with path.open("rb") as file:
         start = file.read(9)
     if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
@@ -172,12 +172,12 @@ def _find_weights(path: Path, content: Any, is_tensor: Any, prefer: Prefer) -> F
         raise ValueError(f"{path}: {error}") from None
 
 
-def _common_fields(found: FoundWeights) -> dict[str, Any]:
+def _common_fields(weights: FoundWeights) -> dict[str, Any]:
     return {
-        "part": found.part,
-        "epoch": found.epoch,
-        "class_names": found.class_names,
-        "config": plain_config(found.config, CONFIG_KEYS),
+        "part": weights.part,
+        "epoch": weights.epoch,
+        "class_names": weights.class_names,
+        "config": plain_config(weights.config, CONFIG_KEYS),
     }
 
 

@@ -14,7 +14,7 @@ from pipelines.augmentation.mosaic import place
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import TileRender, placed_image
 from pipelines.batches import Batch, BatchSource
-from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from pipelines.data.images import ImageFacts, UnusableImageError, ignore_metadata_warnings, inspect_image
 from pipelines.data.index import ImageIndex
 from pipelines.data.problems import Problem
 from pipelines.pixels.backend import Backend
@@ -59,7 +59,7 @@ def inspect_images(
         workers: threads.
         progress: name of the progress bar; None shows none.
     """
-    with inspecting(), ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
+    with ignore_metadata_warnings(), ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
         inspected = pool.map(_inspected, paths)
         found = list(tqdm(inspected, desc=progress, total=len(paths), unit="img", disable=None if progress else True))
     usable = [(path, facts) for path, facts in zip(paths, found, strict=True) if isinstance(facts, ImageFacts)]

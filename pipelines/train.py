@@ -10,7 +10,7 @@ from pipelines.augmentation.draws import SampleDraws, SamplePlan, epoch_order, u
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import render_sample
-from pipelines.batches import Batch, BatchSource
+from pipelines.batches import Batch, BatchSource, check_arguments
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
@@ -56,7 +56,9 @@ class TrainPipeline:
         cache_dir: Path | None = None,
         progress: str | None = None,
     ) -> None:
-        _check(index, batch_size=batch_size, image_px=image_px, seed=seed, workers=workers, stride=stride)
+        check_arguments("train", index, batch_size=batch_size, image_px=image_px, workers=workers, stride=stride)
+        if seed < 0:
+            raise ValueError(f"seed {seed}: must be at least 0")
         backend = Backend.of(device)
         per_image = 4 if augment.quad else 1
         if batch_size % per_image:
@@ -208,18 +210,3 @@ def batch_labels(labels: Sequence[np.ndarray]) -> np.ndarray:
     """Concatenate the labels (k, 5) of the images of a batch to (n, 6) float32, with the image index in front."""
     numbered = [np.insert(rows, 0, image, axis=1) for image, rows in enumerate(labels)]
     return np.concatenate(numbered).astype(np.float32) if numbered else np.zeros((0, 6), np.float32)
-
-
-def _check(index: ImageIndex, *, batch_size: int, image_px: int, seed: int, workers: int, stride: int) -> None:
-    if not len(index):
-        raise ValueError("the train split has no usable images; see the reported problems of the data set")
-    for name, value, least in (
-        ("batch size", batch_size, 1),
-        ("image size", image_px, stride),
-        ("seed", seed, 0),
-        ("workers", workers, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} {value}: must be at least {least}")
-    if image_px % stride:
-        raise ValueError(f"image size {image_px}: must be a multiple of the stride {stride}")

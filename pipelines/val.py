@@ -10,7 +10,7 @@ from pipelines.augmentation.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, le
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import placed_image
-from pipelines.batches import Batch, BatchSource
+from pipelines.batches import Batch, BatchSource, check_arguments
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
@@ -53,13 +53,7 @@ class ValPipeline:
         cache_dir: Path | None = None,
         progress: str | None = None,
     ) -> None:
-        if not len(index):
-            raise ValueError("the val split has no usable images; see the reported problems of the data set")
-        if batch_size < 1 or workers < 1 or image_px < stride or image_px % stride:
-            raise ValueError(
-                f"batch size {batch_size} and workers {workers} must be at least 1, image size {image_px} a multiple of"
-                f" the stride {stride}"
-            )
+        check_arguments("val", index, batch_size=batch_size, image_px=image_px, workers=workers, stride=stride)
         backend = Backend.of(device)
         self._index, self._batch_size, self._image_px, self._shard = index, batch_size, image_px, shard
         self._sizes = index.sizes_wh

@@ -19,7 +19,7 @@ _EPOCHS = 1000
 
 
 class _StopWorkError(BaseException):
-    """Ends a training without its final save and validation."""
+    """The signal to end a training without its final save and validation."""
 
 
 def index(data: str, cache: str) -> dict[str, Any]:

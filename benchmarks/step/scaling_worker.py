@@ -25,7 +25,7 @@ def prepare(folder: str, device: str) -> dict[str, Any]:
     from graph_train.ranks.placement import Placement
 
     _Session.exchange = Exchange(info.rank, info.world)
-    place = select_device(device, None if info.alone else info.local_rank)
+    place = select_device(device, None if info.single_rank else info.local_rank)
     placement = Placement(place, info.rank, info.world)
     return prepare_at(placement, Path(folder), plugin=True, graph=True, amp=False)
 

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trainings:
-    """Runs trainings and keeps the finished ones in a folder.
+    """Runner of trainings that keeps the finished ones in a folder.
 
     Args:
         flags: command-line flags.

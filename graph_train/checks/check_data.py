@@ -85,9 +85,9 @@ def _problems(
         if not len(index):
             found.append(Problem(dataset.file, None, "error", f"{split} has no usable image", "source"))
         # For other splits, there are warnings about classes without boxes.
-        if split == "train" and (unlabelled := index.without_labels(dataset.split(split))):
+        if split == "train" and (unlabelled := index.missing_labels(dataset.split(split))):
             found.append(Problem(dataset.file, None, "error", f"{split}: {unlabelled}", "source"))
-    if repeated := dataset.repeated_name():
+    if repeated := dataset.duplicate_name():
         found.append(Problem(dataset.file, None, "warning", repeated, "class-repeated"))
     return found + data_report.shared_images(indices) + data_report.class_warnings(dataset, reports)
 
@@ -101,7 +101,7 @@ def _reject_inside(dataset: Dataset, target: str) -> None:
     for file in (dataset.file, *sources):
         if file.resolve() == place:
             raise ValueError(f"{target}: is a file of the data set and would be overwritten; choose another file")
-    folders = [folder for source in sources if source.is_dir() for folder in _in_images_folder(source / "x")]
+    folders = [folder for source in sources if source.is_dir() for folder in _image_and_label_folders(source / "x")]
     if dataset.root.resolve() not in (here, *here.parents):  # otherwise it is the folder of the whole project
         folders.append(dataset.root)
     for folder in folders:
@@ -109,7 +109,7 @@ def _reject_inside(dataset: Dataset, target: str) -> None:
             raise ValueError(f"{target}: is inside the data set ({printable(folder)}); choose another folder")
 
 
-def _in_images_folder(image: Path) -> list[Path]:
+def _image_and_label_folders(image: Path) -> list[Path]:
     """Return the image and label folders of an image; for `images/…`, the top-level `images` and `labels` folders."""
     before, found, _ = str(image).rpartition("/images/")
     return [Path(before, name) for name in ("images", "labels")] if found else [image.parent, label_path(image).parent]

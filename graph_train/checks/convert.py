@@ -39,7 +39,7 @@ def convert(options: ConvertOptions) -> int:
     _make_folder(temporary, output)
     try:
         for name, split in splits.items():
-            write_split(split, name, names, temporary, placing="copy" if options.copy else "link")
+            write_split(split, name, names, temporary, mode="copy" if options.copy else "link")
         _write_yaml(temporary, splits, names)
         os.replace(temporary, output)
     except OSError as error:

@@ -91,7 +91,7 @@ def describe_split(index: ImageIndex, *, imgsz: int, anchors_px: np.ndarray, anc
     sizes_px = box_sizes_px(index.sizes, index.labels, imgsz) if len(index) else np.zeros((0, 2))
     fullest = int(np.sort(counts)[-_MOSAIC_TILES:].sum())
     formats = Counter[str]()
-    for form, amount in zip(index.formats.distinct, index.formats.amounts, strict=True):
+    for form, amount in zip(index.formats.distinct, index.formats.counts_by_format, strict=True):
         formats[f"{form.kind} {form.mode} {form.bits}-bit"] += int(amount)
     return SplitReport(
         images=len(index),
@@ -145,7 +145,7 @@ def shared_images(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
         OSError: a file cannot be read.
     """
     copies: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for candidates in _of_equal_size(splits):
+    for candidates in _group_by_size(splits):
         for first, second, file in _equal_files(candidates):
             copies[first, second].append(file)
     return [
@@ -160,7 +160,7 @@ def shared_images(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
     ]
 
 
-def _of_equal_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
+def _group_by_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
     """Group the images whose file size occurs in several splits by size, as (split, path)."""
     sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
     distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             configure_process()
             # With several processes, all ranks must join before OneFlow and DALI are loaded.
             team.join(flags.get("dist_timeout", team.DEFAULT_TIMEOUT), devices=flags.get("device", ""))
-            if team.current().info.alone:
+            if team.current().info.single_rank:
                 # Report invalid settings now rather than after loading OneFlow.
                 options = options_from_flags(**flags)
                 require_network(options)

@@ -57,12 +57,13 @@ class AugmentedInference:
         """Return predictions of all views in px of the given images (B, 3, H, W) uint8; no loss is computed."""
         whole = on_device(images, self._device)
         parts = [self._predict(scaled(whole, view, self._grid_px)) for view in VIEWS]
-        rows = [self._counted_rows(int(part.shape[1]), number) for number, part in enumerate(parts)]
+        rows = [self._kept_rows(int(part.shape[1]), number) for number, part in enumerate(parts)]
         return joined(parts, rows, int(whole.shape[3])), None
 
-    def _counted_rows(self, count: int, number: int) -> ViewRows:
-        """Return the rows to keep, as in YOLOv5: not the coarsest level of the largest view and the finest of the
-        smallest."""
+    def _kept_rows(self, count: int, number: int) -> ViewRows:
+        """Return the rows to keep: all except the coarsest level of the largest view and the finest of the smallest.
+
+        Source: YOLOv5's augmented inference."""
         levels, view = len(self._strides), VIEWS[number]
         unit = count // sum(4**level for level in range(levels))
         first = unit * 4 ** (levels - 1) if number == len(VIEWS) - 1 else 0

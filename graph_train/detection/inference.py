@@ -13,18 +13,21 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import compile_graph
+from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import is_loaded, runs_cuda_kernels
 from kernels.runtime import Tensor, flow
+from models.loss import DetectionLoss
+from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
 
 
-def on_device(images: Any, device: Any) -> Tensor:
+def on_device(images: npt.NDArray[Any] | Tensor, device: Any) -> Tensor:
     """Return images, an array or a tensor, as a tensor on the device, without copying host memory if possible."""
     tensor = flow.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.to(device)
 
 
-def on_host(values: Any) -> npt.NDArray[Any]:
+def on_host(values: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
     """Return an array or a tensor as an array."""
     return values if isinstance(values, np.ndarray) else values.numpy()
 
@@ -32,7 +35,7 @@ def on_host(values: Any) -> npt.NDArray[Any]:
 class _Predictor(flow.nn.Module):
     """Network, decoding and loss as one module."""
 
-    def __init__(self, network: Any, criterion: Any | None) -> None:
+    def __init__(self, network: DetectionModel, criterion: DetectionLoss | None) -> None:
         super().__init__()
         self.network, self.criterion = network, criterion
 
@@ -40,17 +43,6 @@ class _Predictor(flow.nn.Module):
         maps = self.network.raw_maps(images)
         decoded = sharded_by_batch(self.network.decode(maps))
         return (decoded,) if self.criterion is None else (decoded, self.criterion(maps, labels).parts)
-
-
-class _PredictGraph(flow.nn.Graph):
-    """A graph for one input shape."""
-
-    def __init__(self, module: _Predictor) -> None:
-        super().__init__()
-        self.predict = module
-
-    def build(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.predict(images, labels)
 
 
 class Inference:
@@ -67,8 +59,8 @@ class Inference:
 
     def __init__(
         self,
-        network: Any,
-        criterion: Any | None = None,
+        network: DetectionModel,
+        criterion: DetectionLoss | None = None,
         *,
         graph: bool | None = None,
         label_floor: int = 0,
@@ -80,7 +72,7 @@ class Inference:
         self._exchange = exchange
         self._graph = graph
         self._label_floor = label_floor
-        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], _PredictGraph] = {}
+        self._graphs: dict[tuple[tuple[int, ...], str, tuple[int, ...]], ModuleGraph] = {}
         self._eager_runs = EagerRuns()
 
     def compile_at_once(self) -> None:
@@ -94,7 +86,7 @@ class Inference:
         return len(self._graphs)
 
     def __call__(
-        self, images: Any, label_rows: npt.NDArray[np.float32], total: int | None = None
+        self, images: npt.NDArray[Any] | Tensor, label_rows: npt.NDArray[np.float32], total: int | None = None
     ) -> tuple[npt.NDArray[np.float32] | Tensor, npt.NDArray[np.float32] | None]:
         """Predict a batch.
 
@@ -132,12 +124,12 @@ class Inference:
         if self._is_eager(key):
             return self._module(images, labels)
         if key not in self._graphs:
-            graph = _PredictGraph(self._module)
+            graph = ModuleGraph(self._module)
             compile_graph(graph, images, labels)
             self._graphs[key] = graph
         return self._graphs[key](images, labels)
 
     def _is_eager(self, key: tuple[tuple[int, ...], str, tuple[int, ...]]) -> bool:
         if self._graph is None:
-            return key not in self._graphs and self._eager_runs.take(key)
+            return key not in self._graphs and self._eager_runs.should_run_eagerly(key)
         return not self._graph

@@ -29,7 +29,7 @@ def write_label_file(path: Path, detections: npt.NDArray[Any], *, image_hw: tupl
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-class Originals:
+class ProtectedFiles:
     """The source images and their label files, which results must not overwrite.
 
     Args:
@@ -40,10 +40,10 @@ class Originals:
         self._files = {os.path.realpath(file) for image in images for file in (image, label_path(image.absolute()))}
 
     def without_overwriting(self, target: Path) -> Path:
-        """Return the target if it is not one of the originals.
+        """Return the target if it is not one of the protected files.
 
         Raises:
-            ValueError: it would overwrite an original.
+            ValueError: it would be overwritten.
         """
         if os.path.realpath(target) in self._files and target.exists():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Choose the compute device and the activation data type, and check that the hardware supports them."""
+"""The compute device and the activation data type of a run, and whether the hardware supports them."""
 
 import logging
 from collections.abc import Sequence
@@ -68,7 +68,6 @@ class ComputeDevice:
     def reject_ops(self, ops: Sequence[str]) -> None:
         """Reject a training that needs OneFlow's own kernels on a GPU that these do not support.
 
-
         Args:
             ops: names of the step's ops that the plugin does not implement.
         Raises:
@@ -88,8 +87,8 @@ class ComputeDevice:
         """
         if amp and not self.plugin:
             raise ValueError("--amp: mixed precision needs the kernel plugin, which is not loaded; remove --amp")
-        wanted = self.plugin and (self.capability is not None if amp is None else amp)
-        if not wanted:
+        mixed = self.plugin and (self.capability is not None if amp is None else amp)
+        if not mixed:
             return ActivationType.FLOAT32
         if self.capability is None:
             return ActivationType.BFLOAT16 if self.fast_bfloat16 else ActivationType.FLOAT32

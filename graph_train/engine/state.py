@@ -8,10 +8,10 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import local_shard
 from kernels.ops.begin_step.function import begin_step
@@ -19,7 +19,8 @@ from kernels.ops.flatten.function import flattened
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
 from models.batch_norm import BatchNorm2d
-from models.layers import member
+from models.layers import get_attribute
+from models.network import DetectionModel
 
 BIASES, DECAYED_WEIGHTS, NORM_WEIGHTS = 0, 1, 2
 """Parameter groups in YOLOv5's order: biases, weights with decay, weights of normalisation layers."""
@@ -44,8 +45,38 @@ class Counters:
     skipped_in_row: int = 0
     """Consecutive updates skipped since the last one that was applied."""
 
+    def after(self, settings: StepSettings, *, updated: bool, scaled: bool) -> "Counters":
+        """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale.
 
-def parameter_groups(network: Any) -> dict[str, int]:
+        Args:
+            settings: those of the step.
+            updated: whether the step updated the weights.
+            scaled: whether the loss scale is dynamic.
+        """
+        if not settings.update:
+            return replace(self, pending_decay=1.0)
+        if not updated:
+            return replace(
+                self,
+                pending_decay=1.0,
+                skipped=self.skipped + 1,
+                skipped_in_row=self.skipped_in_row + 1,
+                loss_scale=self.loss_scale / 2 if scaled else self.loss_scale,
+                good_updates=0,
+            )
+        after = replace(
+            self,
+            updates=self.updates + 1,
+            pending_decay=ema_decay(self.updates + 1),
+            good_updates=self.good_updates + 1,
+            skipped_in_row=0,
+        )
+        if scaled and after.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
+            return replace(after, loss_scale=after.loss_scale * 2, good_updates=0)
+        return after
+
+
+def parameter_groups(network: DetectionModel) -> dict[str, int]:
     """Return the group of each parameter as in YOLOv5: by the name `bias`, then by the type of its module."""
     groups: dict[str, int] = {}
     norms = (flow.nn.BatchNorm2d, flow.nn.BatchNorm1d, flow.nn.LayerNorm, flow.nn.GroupNorm)
@@ -79,8 +110,8 @@ class TrainingState(flow.nn.Module):
 
     def __init__(
         self,
-        network: Any,
-        average: Any,
+        network: DetectionModel,
+        average: DetectionModel,
         *,
         rule: UpdateRule,
         freeze: Sequence[int] = (),
@@ -103,7 +134,7 @@ class TrainingState(flow.nn.Module):
         self.trained = tuple(sorted(trained, key=groups.__getitem__))
         self.groups = tuple(groups[name] for name in self.trained)
         self._flat = ("gradient_sum", "first_moment", *(() if rule == "sgd" else ("second_moment",)))
-        flat = flattened([member(network, name).detach() for name in self.trained])
+        flat = flattened([get_attribute(network, name).detach() for name in self.trained])
         for name in self._flat:
             self.register_buffer(name, self._placement.replicate(np.zeros(tuple(flat.shape), np.float32)))
         self.statistics = tuple(
@@ -111,7 +142,7 @@ class TrainingState(flow.nn.Module):
         )
         self._copy_weights_to_average()
         self.register_buffer(
-            "averaged_statistics", flow.cat([member(average, name) for name in self.statistics], dim=0)
+            "averaged_statistics", flow.cat([get_attribute(average, name) for name in self.statistics], dim=0)
         )
 
     def _copy_weights_to_average(self) -> None:
@@ -119,15 +150,15 @@ class TrainingState(flow.nn.Module):
         with flow.no_grad():
             for name, parameter in self.average.named_parameters():
                 parameter.requires_grad_(False)
-                parameter.copy_(member(self.network, name))
+                parameter.copy_(get_attribute(self.network, name))
             for name, buffer in self.average.named_buffers():
-                buffer.copy_(member(self.network, name))
+                buffer.copy_(get_attribute(self.network, name))
 
     def update_state(self) -> UpdateState:
         """Return the tensors that an update reads and writes."""
         return UpdateState(
-            parameters=[member(self.network, name) for name in self.trained],
-            averages=[member(self.average, name) for name in self.trained],
+            parameters=[get_attribute(self.network, name) for name in self.trained],
+            averages=[get_attribute(self.average, name) for name in self.trained],
             groups=self.groups,
             gradient_sum=self.gradient_sum,
             first_moment=self.first_moment,
@@ -165,7 +196,7 @@ class TrainingState(flow.nn.Module):
         """
         if self.counters.pending_decay != 1.0:
             with flow.no_grad():
-                current = [local_shard(member(self.network, name)) for name in self.statistics]
+                current = [local_shard(get_attribute(self.network, name)) for name in self.statistics]
                 rows = np.full((2, 2), 1.0 - self.counters.pending_decay, np.float32)
                 average = local_shard(self.averaged_statistics)
                 given = (flow.tensor(values).to(average.device) for values in (rows, rows[0]))
@@ -205,14 +236,14 @@ class TrainingState(flow.nn.Module):
 
     def _current_statistics(self) -> Tensor:
         """Return the network's running statistics as one vector, in the order of `statistics`."""
-        return flow.cat([local_shard(member(self.network, name)) for name in self.statistics], dim=0)
+        return flow.cat([local_shard(get_attribute(self.network, name)) for name in self.statistics], dim=0)
 
-    def _scatter(self, flat: Tensor, network: Any) -> None:
+    def _scatter(self, flat: Tensor, network: DetectionModel) -> None:
         """Copy the flat statistics into a network's buffers."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
             for name in self.statistics:
-                target = local_shard(member(network, name))
+                target = local_shard(get_attribute(network, name))
                 target.copy_(flat[start : start + target.numel()])
                 start += target.numel()
 
@@ -226,7 +257,7 @@ class TrainingState(flow.nn.Module):
 
     def _parts(self, name: str) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the arrays that a flat tensor is split into when saved, in order."""
-        return {f"{name}/{trained}": tuple(member(self.network, trained).shape) for trained in self.trained}
+        return {f"{name}/{trained}": tuple(get_attribute(self.network, trained).shape) for trained in self.trained}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of all arrays by name; call `flush` first."""
@@ -265,7 +296,7 @@ class TrainingState(flow.nn.Module):
     def _finish_loading(self, counters: Counters) -> None:
         self._local_gradients = None
         with flow.no_grad():
-            flat = flow.cat([local_shard(member(self.average, name)) for name in self.statistics], dim=0)
+            flat = flow.cat([local_shard(get_attribute(self.average, name)) for name in self.statistics], dim=0)
             local_shard(self.averaged_statistics).copy_(flat)
         self.counters = counters
 
@@ -285,5 +316,5 @@ def _checked_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int
     return arrays[name]
 
 
-def _batch_norms(network: Any) -> list[BatchNorm2d]:
+def _batch_norms(network: DetectionModel) -> list[BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, BatchNorm2d)]

@@ -16,24 +16,26 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graph_train.engine.schedule import StepSettings, ema_decay
-from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters, TrainingState
+from graph_train.engine.state import Counters, TrainingState
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import built_job, compile_graph
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
 from kernels.runtime import Tensor, flow
-from models.layers import member, plain
+from models.layers import get_attribute, tensor_of
+from models.loss import DetectionLoss
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -81,7 +83,7 @@ class Compilation:
 class _Backward(flow.nn.Module):
     """Forward and backward, shared by the whole step and the first part of a split step."""
 
-    def __init__(self, state: TrainingState, criterion: Any, placement: Placement) -> None:
+    def __init__(self, state: TrainingState, criterion: DetectionLoss, placement: Placement) -> None:
         super().__init__()
         self.state, self.criterion = state, criterion
         self._placement = placement
@@ -92,11 +94,11 @@ class _Backward(flow.nn.Module):
         """Return the losses, total (1,) and parts (3 + n,); the gradients; the settings of the update."""
         state = self.state
         # Averages the statistics of the previous step: a graph can read what it writes only in its next call.
-        current = [plain(member(state.network, name)) for name in state.statistics]
-        hyper, scale = begin_step(current, plain(state.averaged_statistics), rows, previous, size=len(HyperIndex))
+        current = [tensor_of(get_attribute(state.network, name)) for name in state.statistics]
+        hyper, scale = begin_step(current, tensor_of(state.averaged_statistics), rows, previous, size=len(HyperIndex))
         maps = [sharded_by_batch(level) for level in state.network.raw_maps(images)]
         parts = self.criterion(maps, labels, scale)
-        gradients = _gradients(parts.total, [member(state.network, name) for name in state.trained])
+        gradients = gradients_of(parts.total, [get_attribute(state.network, name) for name in state.trained])
         total = parts.total.detach()
         return [total if total.ndim else total.reshape(1), parts.parts], gradients, hyper
 
@@ -154,28 +156,6 @@ def _apply(state: TrainingState, gradients: list[Tensor], hyper: Tensor) -> Tens
     return update_parameters(state.rule, state.update_state(), gradients, hyper)
 
 
-def _gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """Return the gradients. Inside a graph, register the loss first, which makes it a training graph."""
-    internal = flow._oneflow_internal
-    if loss.is_lazy:
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-    pack = internal.TensorTuple
-    grads = internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False)
-    return list(grads)
-
-
-class _StepGraph(flow.nn.Graph):
-    """A graph of the whole step or of one part of it."""
-
-    def __init__(self, module: Any, *, differentiates: bool = True) -> None:
-        super().__init__()
-        self.step = module
-        self.config._train(differentiates)
-
-    def build(self, *inputs: Tensor) -> Any:
-        return self.step(*inputs)
-
-
 @dataclass(frozen=True)
 class StepConfig:
     """Settings of the step that are constant over a run.
@@ -206,18 +186,19 @@ class _PendingStep:
 
 
 class TrainStep(ABC):
-    """Interface of the training step, executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
+    """Base of the training step, which is executed op by op (`EagerStep`) or as a graph (`GraphStep`)."""
 
     compiles: bool
     """Whether a new batch shape causes a compilation."""
 
-    def __init__(self, state: TrainingState, criterion: Any, config: StepConfig) -> None:
+    def __init__(self, state: TrainingState, criterion: DetectionLoss, config: StepConfig) -> None:
         placement = config.placement
         self.state, self.criterion, self.placement = state, criterion, placement
         self._config = config
         self._scales_loss = state.network.activation_type is ActivationType.FLOAT16
-        self._is_split = config.accumulates and placement.distributed
-        self._module = (BackwardModule if self._is_split else StepModule)(state, criterion, placement)
+        is_split = config.accumulates and placement.distributed
+        self._module = (BackwardModule if is_split else StepModule)(state, criterion, placement)
+        self._run = self._split_step if is_split else self._whole_step
         self._update_module = UpdateModule(state, placement)
         self._pending: deque[_PendingStep] = deque()
         self._previous = placement.replicate(np.array(NO_UPDATE, np.float32))
@@ -246,8 +227,7 @@ class TrainStep(ABC):
         Raises:
             RuntimeError: two steps are pending already.
         """
-        rows = self._scalar_rows(settings)
-        values = (self._split_step if self._is_split else self._whole_step)(images, labels, rows, settings)
+        values = self._run(images, labels, self._scalar_rows(settings), settings)
         self._pending.append(_PendingStep(settings, values))
 
     def finish(self) -> StepResult:
@@ -292,7 +272,7 @@ class TrainStep(ABC):
         return self.placement.replicate(np.stack([scalars[counters] for counters in possible]))
 
     def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
-        return _advance(self.state.counters, settings, updated=updated, scaled=self._scales_loss)
+        return self.state.counters.after(settings, updated=updated, scaled=self._scales_loss)
 
     def _scalars(self, settings: StepSettings, counters: Counters) -> npt.NDArray[np.float32]:
         hyper = hyper_vector(
@@ -325,7 +305,7 @@ class TrainStep(ABC):
         self.state.network.train()
         images = self.placement.empty_batch(images_shape, flow.uint8)
         labels = self.placement.empty_batch(labels_shape, flow.float32)
-        graph = _StepGraph(self._module)
+        graph = ModuleGraph(self._module, differentiates=True)
         job = built_job(graph, images, labels, self._scalar_rows(settings), self._previous)
         return uncovered_ops(job_ops(job), covered_ops())
 
@@ -363,13 +343,13 @@ class GraphStep(TrainStep):
     def __init__(
         self,
         state: TrainingState,
-        criterion: Any,
+        criterion: DetectionLoss,
         config: StepConfig,
         on_compile: Callable[[Compilation], None] = lambda _: None,
     ) -> None:
         super().__init__(state, criterion, config)
-        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], _StepGraph] = {}
-        self._update_graph: _StepGraph | None = None
+        self._graphs: dict[tuple[tuple[int, ...], tuple[int, ...]], ModuleGraph] = {}
+        self._update_graph: ModuleGraph | None = None
         self._on_compile = on_compile
         self._eager_runs = EagerRuns()
         self.compilations: list[Compilation] = []
@@ -394,19 +374,19 @@ class GraphStep(TrainStep):
         if graph is not None:
             self.replayed += 1
             return graph(images, labels, *scalars)
-        if self._is_smaller(images) and self._eager_runs.take(key):
+        if self._is_smaller(images) and self._eager_runs.should_run_eagerly(key):
             self.eager += 1
             self.state.network.train()
             return self._module(images, labels, *scalars)
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
 
     def _is_smaller(self, images: Tensor) -> bool:
-        """Return whether a graph of a larger batch can be used, on a single CPU only."""
+        """Return whether a larger batch has been compiled already; always False on a GPU or with several ranks."""
         return self.placement.single_cpu and any(compiled[0] > images.shape[0] for compiled, _ in self._graphs)
 
     def _update(self, partial_sums: Tensor, hyper: Tensor) -> Tensor:
         if self._update_graph is None:
-            self._update_graph = _StepGraph(self._update_module, differentiates=False)
+            self._update_graph = ModuleGraph(self._update_module)
             self._compile_timed(self._update_graph, (tuple(partial_sums.shape), ()), partial_sums, hyper)
         return self._update_graph(partial_sums, hyper)
 
@@ -418,43 +398,18 @@ class GraphStep(TrainStep):
         labels = self.placement.empty_batch(labels_shape, flow.float32)
         self._compile(images, labels, self._scalar_rows(settings), self._previous)
 
-    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> _StepGraph:
+    def _compile(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> ModuleGraph:
         self.state.network.train()
-        graph = _StepGraph(self._module)
+        graph = ModuleGraph(self._module, differentiates=True)
         key = (tuple(images.shape), tuple(labels.shape))
         self._compile_timed(graph, key, images, labels, *scalars)
         self._graphs[key] = graph
         return graph
 
     def _compile_timed(
-        self, graph: _StepGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
+        self, graph: ModuleGraph, shapes: tuple[tuple[int, ...], tuple[int, ...]], *inputs: Tensor
     ) -> None:
         started = time.perf_counter()
         compile_graph(graph, *inputs)
         self.compilations.append(Compilation(*shapes, seconds=time.perf_counter() - started))
         self._on_compile(self.compilations[-1])
-
-
-def _advance(counters: Counters, settings: StepSettings, *, updated: bool, scaled: bool) -> Counters:
-    """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale."""
-    if not settings.update:
-        return replace(counters, pending_decay=1.0)
-    if not updated:
-        return replace(
-            counters,
-            pending_decay=1.0,
-            skipped=counters.skipped + 1,
-            skipped_in_row=counters.skipped_in_row + 1,
-            loss_scale=counters.loss_scale / 2 if scaled else counters.loss_scale,
-            good_updates=0,
-        )
-    after = replace(
-        counters,
-        updates=counters.updates + 1,
-        pending_decay=ema_decay(counters.updates + 1),
-        good_updates=counters.good_updates + 1,
-        skipped_in_row=0,
-    )
-    if scaled and after.good_updates >= LOSS_SCALE_GROWTH_INTERVAL:
-        return replace(after, loss_scale=after.loss_scale * 2, good_updates=0)
-    return after

@@ -30,4 +30,4 @@ RANK_LOST = 5
 
 
 class AlreadyReportedError(Exception):
-    """A failure that rank 0's side reports; `__cause__` is the failure itself."""
+    """A failure that rank 0 or its watchdog reports; `__cause__` is the failure itself."""

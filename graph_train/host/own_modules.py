@@ -1,4 +1,4 @@
-"""Import this distribution's modules, regardless of the files in the working folder.
+"""Import of this distribution's modules, regardless of the files in the working folder.
 
 A YOLOv5 checkout has a package `models` too, and any folder may hold a `json.py`.
 """

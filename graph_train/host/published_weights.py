@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from kernels.host.cache_folder import make_private_folder, user_cache_folder
-from kernels.host.paths import missing, printable
+from kernels.host.paths import printable, why_missing
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError, WrongContentError, fetch_verified
 
 _TABLE = Path(__file__).with_suffix(".json")
@@ -84,7 +84,7 @@ def _absent(weights: str) -> str:
         hint = f"; did you mean {known}, the published weights?"
     elif _PUBLISHED_FAMILY.match(name):
         hint = f"; published weights that can be loaded are {', '.join(published_files())}"
-    return f"{printable(weights)}: {missing(weights, 'weight file')}{hint}"
+    return f"{printable(weights)}: {why_missing(weights, 'weight file')}{hint}"
 
 
 def _is_intact(file: Path, published: PublishedFile) -> bool:

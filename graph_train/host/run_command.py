@@ -1,4 +1,4 @@
-"""Run a command: print errors as one line, and return a meaningful exit code."""
+"""Execution of a command: errors are printed as one line, and the exit code tells their kind."""
 
 import atexit
 import contextlib
@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
 from graph_train.host.interrupts import Terminable
-from graph_train.host.messages import as_line
-from graph_train.host.terminal import TerminalHandler, steady_output
+from graph_train.host.terminal import TerminalHandler, as_line, robust_output
 from kernels.host.paths import error_text
 
 _MIN_OPEN_FILES = 20
@@ -38,7 +37,7 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool) ->
     caused by SIGTERM or SIGHUP, and anything else is an internal error (1). A closed output is not an error.
     """
     try:
-        with steady_output(), _logging_restored(), Terminable():
+        with robust_output(), _logging_restored(), Terminable():
             return _exit_code(name, command, debug=debug)
     finally:
         # Registered last, so it runs before the functions that libraries have registered.
@@ -66,7 +65,7 @@ def _logging_restored() -> Iterator[None]:
 def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
     try:
         _require_current_folder()
-        _require_usual_python()
+        _require_supported_python()
         _require_open_files()
         return command() or DONE
     except AlreadyReportedError as error:
@@ -80,10 +79,10 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
         print(f"{name}: {_out_of_memory_message(error) or one_line(error)}", file=sys.stderr)
         return _code(error)
     except Exception as error:
-        return _unexpected(name, error, debug=debug)
+        return _report_internal_error(name, error, debug=debug)
 
 
-def _unexpected(name: str, error: Exception, *, debug: bool) -> int:
+def _report_internal_error(name: str, error: Exception, *, debug: bool) -> int:
     """Report an unexpected error; return the exit code."""
     if _is_interruption(error):
         print(f"{name}: interrupted", file=sys.stderr)
@@ -116,12 +115,12 @@ def _require_current_folder() -> None:
         raise OSError("the current folder has been deleted; change to another folder") from None
 
 
-def _require_usual_python() -> None:
+def _require_supported_python() -> None:
     """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: it registers its session inside an `assert`, adds to docstrings at import, and crashes when tensors
-            are moved in the development mode.
+        ValueError: assertions are removed, in which OneFlow registers its session; or this is the development mode, in
+            which it crashes when tensors are moved.
     """
     if sys.flags.optimize:
         raise ValueError(f"Python removes assertions (-O, PYTHONOPTIMIZE), but OneFlow needs them; {_REMEDY}")

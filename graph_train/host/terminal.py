@@ -1,21 +1,32 @@
-"""Terminal output that tolerates progress bars, a closed terminal and a full disk."""
+"""Terminal output that tolerates any text, progress bars, a closed terminal and a full disk."""
 
 import contextlib
 import errno
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from kernels.host.paths import printable
 
 BAR_FORMAT = "{l_bar}{bar:10}{r_bar}{bar:-10b}"
 """Format of all progress bars."""
 _CLOSED_ERRORS = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE}
 """Errors of a stream that is gone for good; others, such as a full disk, may be temporary."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_MAX_WORD = 400
+_LONG_WORD = re.compile(rf"(\S{{{_MAX_WORD // 2}}})\S{{{_MAX_WORD // 2},}}(\S{{{_MAX_WORD // 4}}})")
 
 
-class SteadyStream:
+def as_line(text: str) -> str:
+    """Return a message as one line without colours; control characters are escaped, very long words shortened."""
+    return _LONG_WORD.sub(r"\1…\2", printable(" ".join(_COLOURS.sub("", text).split())))
+
+
+class RobustStream:
     """A text stream that never fails: unencodable characters are escaped, and output to a closed stream is dropped."""
 
     def __init__(self, stream: Any) -> None:
@@ -95,19 +106,19 @@ class DiscardedOutput(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def steady_output() -> Iterator[None]:
-    """Replace stdout and stderr by `SteadyStream`s; nested uses have no effect."""
+def robust_output() -> Iterator[None]:
+    """Replace stdout and stderr by `RobustStream`s; nested uses have no effect."""
     open_closed_descriptors()
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, SteadyStream):
-            setattr(sys, name, SteadyStream(DiscardedOutput() if stream is None else stream))
+        if not isinstance(stream, RobustStream):
+            setattr(sys, name, RobustStream(DiscardedOutput() if stream is None else stream))
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, SteadyStream):
+            if isinstance(stream, RobustStream):
                 stream.finish()
         sys.stdout, sys.stderr = before
 

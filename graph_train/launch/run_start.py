@@ -89,7 +89,7 @@ class RunStart:
     @classmethod
     def broadcast(cls, start: "RunStart | None", exchange: Exchange) -> "RunStart":
         """Return rank 0's start on every rank. The other ranks pass None; they receive no checkpoint arrays."""
-        if start is not None and exchange.alone:
+        if start is not None and exchange.single_rank:
             return start
         sent = None
         if start is not None:

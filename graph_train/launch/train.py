@@ -16,7 +16,7 @@ from graph_train.hooks.loggers import RunDescription, add_loggers
 from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import one_line
-from graph_train.host.terminal import steady_output
+from graph_train.host.terminal import robust_output
 from graph_train.launch.run_start import RunStart
 from graph_train.plots.labels_process import labels_plotted
 from graph_train.ranks import team
@@ -45,17 +45,17 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     callbacks = callbacks if callbacks is not None else Callbacks()
     if not isinstance(callbacks, Callbacks):
         raise ValueError(f"callbacks={callbacks!r:.60}: must be a graph_train.hooks.callbacks.Callbacks")
-    with team.reporting(quiet=not flags.get("debug")), steady_output(), Interruptible():
+    with team.reporting(quiet=not flags.get("debug")), robust_output(), Interruptible():
         exchange = Exchange(rank.rank, rank.world)
         try:
             options = _checked_options(flags, rank)
             if options.optim.evolve:
                 return run_evolution(options, callbacks)
-            resumes = rank.main and options.run.resume
+            resumes = rank.is_main and options.run.resume
             point = point_to_resume(options.run.resume, options.run.project) if resumes else None
             with callbacks.run_scope(), _run_folder(options, point, rank) as folder, _routine_events(callbacks):
                 start = None
-                if rank.main:
+                if rank.is_main:
                     start = RunStart.resume(folder, point, flags) if point else RunStart.new(folder, options)
                 return _run(RunStart.broadcast(start, exchange), folder, callbacks, rank)
         except GracefulStop:
@@ -77,7 +77,7 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
         start.restore(run)
         results = start.header.results if start.header else ()
         trainer = Trainer(run, folder, cursor, stopper, callbacks, results=results)
-        if rank.main:
+        if rank.is_main:
             callbacks.add(ReportHooks(trainer, resumed=start.header is not None), "report")
         try:
             with _labels_plotted(run, folder):
@@ -92,7 +92,7 @@ def _run(start: RunStart, folder: RunFolder, callbacks: Callbacks, rank: RankInf
 
 def _labels_plotted(run: TrainingRun, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
     """Plot `labels.jpg` during the training, on rank 0 only, unless --noplots is given."""
-    if run.setup.options.run.noplots or not run.setup.rank.main:
+    if run.setup.options.run.noplots or not run.setup.rank.is_main:
         return contextlib.nullcontext()
     data = run.setup.data
     return labels_plotted(data.train.labels.rows, data.class_names, folder.path / "labels.jpg")
@@ -109,10 +109,10 @@ def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
     options = options_from_flags(**flags)
     require_network(options)
     given, local_rank = options.engine.local_rank, rank.local_rank
-    if given >= 0 and (rank.alone or given != local_rank):
-        reason = "no launcher is in use" if rank.alone else f"the launcher set {local_rank}"
+    if given >= 0 and (rank.single_rank or given != local_rank):
+        reason = "no launcher is in use" if rank.single_rank else f"the launcher set {local_rank}"
         raise ValueError(f"--local_rank {given}: reserved for launchers ({reason}); remove the flag")
-    if rank.alone:
+    if rank.single_rank:
         return options
     if options.optim.evolve:
         raise ValueError("--evolve: each generation trains in its own process; start it without a launcher")
@@ -157,7 +157,7 @@ def _require_outside(dataset: Dataset, folder: Path) -> None:
 def _run_folder(options: TrainOptions, point: ResumePoint | None, rank: RankInfo) -> Iterator[RunFolder]:
     """Open the run folder and its log. Ranks other than 0 log nothing and write into a temporary folder."""
     with contextlib.ExitStack() as stack:
-        if not rank.main:
+        if not rank.is_main:
             folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-train-rank-"))))
             stack.enter_context(folder.quiet())
         elif point:
@@ -166,7 +166,7 @@ def _run_folder(options: TrainOptions, point: ResumePoint | None, rank: RankInfo
             _check_inputs(options, rank)
             folder = new_run_folder(options.run.project, options.run.name, exist_ok=options.run.exist_ok)
         stack.callback(folder.close)
-        if rank.main:
+        if rank.is_main:
             folder.open_log()
         yield folder
 

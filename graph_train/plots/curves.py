@@ -14,13 +14,13 @@ from graph_train.plots.style import (
     INK,
     MUTED,
     class_colour,
+    contrasting_colour,
+    escape_mathtext,
     hex_colour,
     legend_outside,
-    literal,
     new_figure,
     save,
     style_axes,
-    text_on,
 )
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,9 @@ def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], pat
     """Plot precision over recall at IoU 0.5, one line per class and their mean, with the AP of each in the legend."""
     figure = new_figure(9, 5.5, f"Precision over recall at IoU 0.5: mAP50 {classes.means()[2]:.3f}")
     axes = figure.subplots()
-    labels = [f"{literal(class_names[c])}  {ap:.3f}" for c, ap in zip(classes.classes, classes.ap50, strict=True)]
+    labels = [
+        f"{escape_mathtext(class_names[c])}  {ap:.3f}" for c, ap in zip(classes.classes, classes.ap50, strict=True)
+    ]
     _class_lines(axes, classes.recall_axis, classes.precision_at_recall, classes.classes, labels)
     mean = classes.precision_at_recall.mean(axis=0)
     axes.plot(classes.recall_axis, mean, color=INK, linewidth=2.5, label=f"all classes  {classes.means()[2]:.3f}")
@@ -71,7 +73,7 @@ def plot_over_confidence(classes: ClassMetrics, class_names: Sequence[str], quan
     at = float(np.interp(classes.confidence, axis, mean))
     figure = new_figure(9, 5.5, f"{quantity} over the confidence threshold at IoU 0.5")
     axes = figure.subplots()
-    _class_lines(axes, axis, curves, classes.classes, [literal(class_names[c]) for c in classes.classes])
+    _class_lines(axes, axis, curves, classes.classes, [escape_mathtext(class_names[c]) for c in classes.classes])
     axes.plot(axis, mean, color=INK, linewidth=2.5, label="all classes")
     note = f"mean {at:.2f} at {classes.confidence:.3f},\nwhere F1 is best"
     axes.axvline(classes.confidence, color=ACCENT, linestyle=":", linewidth=1.2)
@@ -110,7 +112,7 @@ def plot_confusion(confusion: ConfusionMatrix, class_names: Sequence[str], path:
     style_axes(axes, x="True class", y="Predicted class")
     axes.grid(visible=False)
     if number < _NAMED_CELLS:
-        ticks = [*map(literal, class_names), "background"]
+        ticks = [*map(escape_mathtext, class_names), "background"]
         axes.set_xticks(
             range(number + 1), ticks, rotation=45 if number < 12 else 90, ha="right" if number < 12 else "center"
         )
@@ -124,17 +126,19 @@ def _write_cells(axes: Any, shares: Array, counts: Array, number: int) -> None:
         share = float(shares[row, column])
         shade = (8, 48, 107) if share > 0.5 else (230, 240, 250)
         text = f"{share:.2f}\n({counts[row, column]:.0f})" if number < 12 else f"{share:.2f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=hex_colour(text_on(shade)))
+        axes.text(
+            column, row, text, ha="center", va="center", fontsize=size, color=hex_colour(contrasting_colour(shade))
+        )
 
 
 def plot_study(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path) -> None:
     """Plot one line per weights file; points are (image size in px, inference ms per image, mAP50-95)."""
-    figure = new_figure(9, 5.5, "Accuracy over speed; points are labelled with the image size in px")
+    figure = new_figure(9, 5.5, "Accuracy against speed; labels are image sizes in px")
     axes = figure.subplots()
     for number, (name, line) in enumerate(points.items()):
         sizes, milliseconds, accuracy = zip(*line, strict=True)
         colour = hex_colour(class_colour(number + 1))
-        axes.plot(milliseconds, accuracy, "o-", color=colour, linewidth=1.8, label=literal(name), clip_on=False)
+        axes.plot(milliseconds, accuracy, "o-", color=colour, linewidth=1.8, label=escape_mathtext(name), clip_on=False)
         for size, x, y in zip(sizes, milliseconds, accuracy, strict=True):
             axes.annotate(f"{size}", (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)
     style_axes(axes, x="Inference, ms per image", y="mAP50-95")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.plots.style import class_colour, text_on
+from graph_train.plots.style import class_colour, contrasting_colour
 from kernels.host.files import replacing
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
@@ -168,7 +168,7 @@ def _tag(
     x = max(0.0, min(corner[0], image_w - width))
     y = max(0.0, min(corner[1], image_h) - height)
     pen.rectangle((x, y, x + width, y + height), fill=(*colour, 200))
-    pen.text((x + 2 - left, y + 2 - top), text, fill=text_on(colour), font=font)
+    pen.text((x + 2 - left, y + 2 - top), text, fill=contrasting_colour(colour), font=font)
 
 
 @cache

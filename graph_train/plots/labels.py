@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.plots.style import ACCENT, INK, class_colour, hex_colour, literal, new_figure, save, style_axes
+from graph_train.plots.style import ACCENT, INK, class_colour, escape_mathtext, hex_colour, new_figure, save, style_axes
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 
 Array = npt.NDArray[Any]
@@ -46,7 +46,7 @@ def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:
     axes.grid(visible=False, axis="x")
     if number <= _NAMED_BARS:
         slanted = {"rotation": 45, "ha": "right"} if number > 4 else {}
-        axes.set_xticks(range(number), list(map(literal, class_names)), fontsize=8, **slanted)
+        axes.set_xticks(range(number), list(map(escape_mathtext, class_names)), fontsize=8, **slanted)
         if number <= 12:
             axes.bar_label(bars, fontsize=8, color=INK, padding=2)
     else:

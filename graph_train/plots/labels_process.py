@@ -1,4 +1,4 @@
-"""Plot labels in a separate process, so that training does not wait a second for matplotlib.
+"""Plotting of labels in a separate process, so that training does not wait a second for matplotlib.
 
     python -m graph_train.plots.labels_process PARENT PATH < LABELS
 
@@ -33,7 +33,7 @@ def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: P
     """Run `plot_labels` in a process while the body runs, and wait for it at the end; a failure is only logged."""
     failure, plotting = "", None
     try:
-        plotting = _Plotting(labels, class_names, path)
+        plotting = _PlotProcess(labels, class_names, path)
     except OSError as error:
         failure = str(error)
     try:
@@ -44,7 +44,7 @@ def labels_plotted(labels: npt.NDArray[Any], class_names: Sequence[str], path: P
             LOG.warning("%s: plotting failed: %s", printable(path), failure)
 
 
-class _Plotting:
+class _PlotProcess:
     """The plotting process; arguments as for `plot_labels`.
 
     Raises:

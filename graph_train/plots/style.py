@@ -53,13 +53,13 @@ def hex_colour(colour: RGB) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def text_on(colour: RGB) -> RGB:
+def contrasting_colour(colour: RGB) -> RGB:
     """Return black or white, whichever has more contrast with the colour."""
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     return (20, 24, 28) if brightness > 150 else (255, 255, 255)
 
 
-def literal(name: str) -> str:
+def escape_mathtext(name: str) -> str:
     """Escape a class name for matplotlib, and shorten it if it is long.
 
     Matplotlib parses text between two `$` as a formula, and omits names with a leading `_` from legends.

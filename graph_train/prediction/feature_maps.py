@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from graph_train.detection.inference import on_device
 from kernels.framework.graph_memory import compile_graph
+from kernels.framework.module_graph import ModuleGraph
 from kernels.runtime import Tensor, flow
 from models.network import DetectionModel
 
@@ -31,17 +32,6 @@ class _Layers(flow.nn.Module):
         return tuple(self.network.features(images))
 
 
-class _LayersGraph(flow.nn.Graph):
-    """A graph for one input shape."""
-
-    def __init__(self, module: _Layers) -> None:
-        super().__init__()
-        self.layers = module
-
-    def build(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.layers(images)
-
-
 class FeatureMaps:
     """The feature maps of a network's layers, except the head, saved to files.
 
@@ -55,7 +45,7 @@ class FeatureMaps:
         self._kinds = [layer.kind for layer in network.spec.layers]
         self._device = next(iter(network.parameters())).device
         self._graph = graph
-        self._graphs: dict[tuple[int, ...], _LayersGraph] = {}
+        self._graphs: dict[tuple[int, ...], ModuleGraph] = {}
 
     def write(self, images: Any, folders: Sequence[Path]) -> None:
         """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, named as in YOLOv5.
@@ -80,7 +70,7 @@ class FeatureMaps:
             return self._module(images)
         shape = tuple(images.shape)
         if shape not in self._graphs:
-            graph = _LayersGraph(self._module)
+            graph = ModuleGraph(self._module)
             compile_graph(graph, images)
             self._graphs[shape] = graph
         return self._graphs[shape](images)

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graph_train.detection.label_files import Originals, write_label_file
+from graph_train.detection.label_files import ProtectedFiles, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
-from graph_train.validation.coco_results import entries_of, id_of_name
+from graph_train.validation.coco_results import id_of_name, result_entries
 from kernels.host.files import write_atomically
 from pipelines.data.video import VideoFile
 from pipelines.pixels.encoded_images import decode_on_host
@@ -103,7 +103,7 @@ class PredictionWriter:
         self, settings: OutputSettings, class_names: Sequence[str], *, workers: int, sources: Iterable[Path] = ()
     ) -> None:
         self._settings, self._names = settings, tuple(class_names)
-        self._originals = Originals(sources)
+        self._protected = ProtectedFiles(sources)
         self._pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="write")
         self._queue: list[Future[None]] = []
         self._entries: list[tuple[str, dict[str, Any]]] = []
@@ -147,8 +147,8 @@ class PredictionWriter:
             self.abandon()
 
     def without_overwriting(self, target: Path) -> Path:
-        """Check the path of a file that the caller writes, see `Originals.without_overwriting`."""
-        return self._originals.without_overwriting(target)
+        """Check the path of a file that the caller writes, see `ProtectedFiles.without_overwriting`."""
+        return self._protected.without_overwriting(target)
 
     def abandon(self) -> None:
         """Stop the threads and discard queued files."""
@@ -172,7 +172,8 @@ class PredictionWriter:
             else:
                 csv.writer(self._table, lineterminator="\n").writerows(rows)
         if self._settings.entries:
-            for entry in entries_of(prediction.detections, self._image_id(prediction.stem), range(len(self._names))):
+            image_id, categories = self._image_id(prediction.stem), range(len(self._names))
+            for entry in result_entries(prediction.detections, image_id, categories):
                 named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": prediction.source}
                 frame = {} if prediction.frame is None else {"frame": prediction.frame}
                 self._entries.append((prediction.source, {**named, **frame}))
@@ -215,7 +216,7 @@ class PredictionWriter:
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                drawn.save(self._originals.without_overwriting(target), quality=_QUALITY)
+                drawn.save(self._protected.without_overwriting(target), quality=_QUALITY)
             if self._settings.show:
                 drawn.show(title=str(prediction.name))
 
@@ -226,7 +227,7 @@ class PredictionWriter:
             path = folder / LABELS / f"{prediction.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_label_file(
-                self._originals.without_overwriting(path),
+                self._protected.without_overwriting(path),
                 prediction.detections,
                 image_hw=prediction.image_hw,
                 confidence=self._settings.confidences,
@@ -236,7 +237,7 @@ class PredictionWriter:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 left, top, right, bottom = crop_box(row[:4], prediction.image_hw)
                 Image.fromarray(pixels[top:bottom, left:right]).save(
-                    self._originals.without_overwriting(file), quality=_QUALITY
+                    self._protected.without_overwriting(file), quality=_QUALITY
                 )
 
 

@@ -65,7 +65,7 @@ class Sources:
 
 
 @dataclass
-class _FoundSources:
+class _Collected:
     files: list[SourceFile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     addresses: set[str] = field(default_factory=set)
@@ -115,19 +115,19 @@ def find_sources(
             stream, a `~name` is unknown, or there are no files.
         OSError: a list cannot be read.
     """
-    found = _FoundSources(results=None if results is None else Path(os.path.realpath(results)))
+    collected = _Collected(results=None if results is None else Path(os.path.realpath(results)))
     for entry in entries:
         if entry == STANDARD_INPUT:
-            _add_list(sys.stdin if lines is None else lines, Path(), found, allow_download)
+            _add_list(sys.stdin if lines is None else lines, Path(), collected, allow_download)
         elif Path(entry).suffix.lower() == ".txt" and not is_address(entry):
             path = with_home(entry)
-            _add_list(_lines_of(path), path, found, allow_download)
-        elif not _add(entry, found):
+            _add_list(_lines_of(path), path, collected, allow_download)
+        elif not _add_entry(entry, collected):
             raise ValueError(_absent(entry))
-    if not found.files and not found.problems:
+    if not collected.files and not collected.problems:
         raise ValueError(f"--source {' '.join(map(printable, entries))}: no images or videos found")
-    _fetch(found, downloads)
-    return _sorted(_with_distinct_names(found.files), tuple(found.problems))
+    _fetch(collected, downloads)
+    return _sorted(_with_distinct_names(collected.files), tuple(collected.problems))
 
 
 def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sources:
@@ -141,27 +141,27 @@ def _sorted(files: Sequence[SourceFile], problems: tuple[Problem, ...]) -> Sourc
     return Sources(images, videos, problems, live[0] if live else None)
 
 
-def _fetch(found: _FoundSources, folder: Path) -> None:
+def _fetch(collected: _Collected, folder: Path) -> None:
     """Download the URLs, and replace each by its file or by a live source.
 
     Raises:
         ValueError: a URL given directly in `--source` failed; a failed URL in a list is only a problem.
     """
-    waiting = [file.address for file in found.files if file.address]
+    waiting = [file.address for file in collected.files if file.address]
     fetched = dict(zip(waiting, fetch_addresses(waiting, folder), strict=True))
     files = []
-    for file in found.files:
+    for file in collected.files:
         result = fetched.get(file.address, file.path)
         if isinstance(result, FetchError):
-            if file.address not in found.listed:
+            if file.address not in collected.listed:
                 raise result
-            found.problems.append(Problem(*found.listed[file.address], "error", str(result), "image-missing"))
+            collected.problems.append(Problem(*collected.listed[file.address], "error", str(result), "image-missing"))
         elif file.address:
             name = result_name(file.address, result)
             files.append(replace(file, path=result or name, name=name, is_live=result is None))
         else:
             files.append(file)
-    found.files = files
+    collected.files = files
 
 
 def _lines_of(path: Path) -> list[str]:
@@ -171,39 +171,39 @@ def _lines_of(path: Path) -> list[str]:
         raise ValueError(f"{printable(path)}: {error}; expected a list with one image path per line") from None
 
 
-def _add(entry: str, found: _FoundSources) -> bool:
+def _add_entry(entry: str, collected: _Collected) -> bool:
     """Add the files of an entry; return False if it does not exist."""
     if has_scheme(entry):
-        return is_address(entry) and _add_address(entry, found)
+        return is_address(entry) and _add_address(entry, collected)
     path = with_home(entry)
     if path.is_dir():
-        there = walk_files(path, found.problems, progress="source")
-        candidates = (file for file in there if file.suffix.lower() in _RECOGNISED_SUFFIXES)
-        below = sorted(found.without_results(candidates, path))
-        found.files += [SourceFile(file, file.relative_to(path)) for file in below]
+        files = walk_files(path, collected.problems, progress="source")
+        candidates = (file for file in files if file.suffix.lower() in _RECOGNISED_SUFFIXES)
+        below = sorted(collected.without_results(candidates, path))
+        collected.files += [SourceFile(file, file.relative_to(path)) for file in below]
         return True
     if path.suffix.lower() == _STREAM_LIST_SUFFIX and path.exists():
         raise ValueError(f"{printable(entry)}: lists of streams are not supported; run one command per stream")
     if path.exists():
-        found.files.append(SourceFile(path, Path(path.name)))
+        collected.files.append(SourceFile(path, Path(path.name)))
         return True
     if is_address(entry):
-        return _add_address(entry, found)
+        return _add_address(entry, collected)
     if glob.has_magic(entry):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        found.files += [SourceFile(match, Path(match.name)) for match in matches if match.is_file()]
+        collected.files += [SourceFile(match, Path(match.name)) for match in matches if match.is_file()]
         return bool(matches)
     return False
 
 
-def _add_address(address: str, found: _FoundSources) -> bool:
-    if address not in found.addresses:
-        found.addresses.add(address)
-        found.files.append(SourceFile(Path(), Path(), address))
+def _add_address(address: str, collected: _Collected) -> bool:
+    if address not in collected.addresses:
+        collected.addresses.add(address)
+        collected.files.append(SourceFile(Path(), Path(), address))
     return True
 
 
-def _add_list(lines: Iterable[str], file: Path, found: _FoundSources, allow_download: bool) -> None:
+def _add_list(lines: Iterable[str], file: Path, collected: _Collected, allow_download: bool) -> None:
     """Add the entries of a list; a missing entry is recorded as a problem."""
     for number, line in enumerate(lines, start=1):
         entry = line.strip()
@@ -212,13 +212,13 @@ def _add_list(lines: Iterable[str], file: Path, found: _FoundSources, allow_down
         where = file if file != Path() else Path("standard input")
         if has_scheme(entry) and is_address(entry) and not allow_download:
             text = f"{shown_address(entry)}: use {ALLOW_DOWNLOAD} to download URLs in lists"
-            found.problems.append(Problem(where, number, "error", text, "image-missing"))
+            collected.problems.append(Problem(where, number, "error", text, "image-missing"))
             continue
-        found.listed[entry] = (where, number)
+        collected.listed[entry] = (where, number)
         is_path = not (entry.startswith("~") or has_scheme(entry) or glob.has_magic(entry))
-        there = str(listed_image(entry, file)) if is_path else entry
-        if not _add(there, found):
-            found.problems.append(Problem(where, number, "error", _absent(entry), "image-missing"))
+        resolved = str(listed_image(entry, file)) if is_path else entry
+        if not _add_entry(resolved, collected):
+            collected.problems.append(Problem(where, number, "error", _absent(entry), "image-missing"))
 
 
 def _absent(entry: str) -> str:

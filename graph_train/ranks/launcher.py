@@ -33,12 +33,12 @@ class RankInfo:
     master_port: int = 0
 
     @property
-    def alone(self) -> bool:
+    def single_rank(self) -> bool:
         """Whether this is the only process."""
         return self.world == 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 

@@ -6,7 +6,7 @@ step is the same code for both cases.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from kernels.framework.global_rows import local_shard
 from kernels.ops.flatten.function import flatten_tensors
 from kernels.runtime import Tensor, flow
 from pipelines.shard import Shard
+
+Module = TypeVar("Module", bound=flow.nn.Module)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Placement:
         """Whether there is one rank only, on a CPU."""
         return not self.distributed and self.device.startswith("cpu")
 
-    def replicate_module(self, module: Any) -> Any:
+    def replicate_module(self, module: Module) -> Module:
         """Move a module's parameters and buffers to the device, with rank 0's values on all ranks."""
         return module.to_global(**self._replicated) if self.distributed else module.to(self.device)
 
@@ -77,11 +79,11 @@ class Placement:
                 for tensor in tensors:
                     local_shard(tensor).copy_(self.replicate(local_shard(tensor)).to_local())
 
-    def all_reduce_mean(self, own: Tensor) -> Tensor:
+    def all_reduce_mean(self, local: Tensor) -> Tensor:
         """Return the mean of a local tensor over the ranks; the division is done on the host."""
         if not self.distributed:
-            return own
-        summed = self.as_partial_sum(own).to_global(**self._replicated).to_local().numpy()
+            return local
+        summed = self.as_partial_sum(local).to_global(**self._replicated).to_local().numpy()
         return flow.tensor(summed / np.float32(self.ranks)).to(self.device)
 
     def to_numpy(self, tensor: Tensor) -> npt.NDArray[Any]:
@@ -102,9 +104,9 @@ class Placement:
         # A gradient that is already replicated is kept on rank 0 and zero on the others.
         return flat.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
-    def as_partial_sum(self, own: Tensor) -> Tensor:
+    def as_partial_sum(self, local: Tensor) -> Tensor:
         """Return the local tensors (n,) of all ranks as one partial sum, without communication."""
-        return own.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
+        return local.to_global(placement=self._all_ranks, sbp=flow.sbp.partial_sum)
 
     def all_reduce_sum(self, partial_sums: Tensor) -> Tensor:
         """Return the replicated sum (n,) of a partial sum; the only transfer of an update."""

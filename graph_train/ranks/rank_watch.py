@@ -33,7 +33,7 @@ class WatchSettings:
         sockets: file descriptors by rank (as a string), see `graph_train.ranks.rendezvous.Rendezvous`.
         status_fd: pipe on which the process reports that it is done or has failed.
         rank_lost_fd: pipe on which the loss of a rank is reported.
-        places, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
+        locations, hosts: see `graph_train.ranks.rendezvous.Rendezvous`.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class WatchSettings:
     sockets: dict[str, int]
     status_fd: int
     rank_lost_fd: int
-    places: list[str]
+    locations: list[str]
     hosts: list[str]
 
 
@@ -115,7 +115,7 @@ class Watch:
         elif self._own_failure is None:
             reason = "ended unexpectedly: it was killed, or crashed"
             if self._settings.rank == 0:
-                self._print(0, reason)
+                self._print_lost(0, reason)
             self._announce_exit(reason)
 
     def _end_process(self) -> None:
@@ -149,7 +149,7 @@ class Watch:
             self._send_to_peers({"kind": "alive"})
         for peer in self._peers.values():
             if not peer.finished and now - peer.last_seen > HEARTBEAT_TIMEOUT_SECONDS:
-                self._lost(
+                self._report_lost(
                     peer.rank, f"sent no heartbeat for {HEARTBEAT_TIMEOUT_SECONDS:g} s: its host or the network is down"
                 )
 
@@ -162,7 +162,9 @@ class Watch:
             data = b""
         if not data:
             if not peer.finished:
-                self._lost(peer.rank, "disconnected: its host went down, or it was killed with all its processes")
+                self._report_lost(
+                    peer.rank, "disconnected: its host went down, or it was killed with all its processes"
+                )
             return False
         peer.last_seen = time.monotonic()
         peer.pending += data
@@ -172,10 +174,10 @@ class Watch:
             if message["kind"] == "bye":
                 peer.finished = True
             elif message["kind"] == "lost":
-                self._lost(int(message["rank"]), message["reason"], reported=message.get("reported", False))
+                self._report_lost(int(message["rank"]), message["reason"], reported=message.get("reported", False))
         return True
 
-    def _lost(self, rank: int, reason: str, *, reported: bool = False) -> None:
+    def _report_lost(self, rank: int, reason: str, *, reported: bool = False) -> None:
         """Report a lost rank to all peers and end the job."""
         if self._settings.rank == 0:
             self._send_to_peers({"kind": "lost", "rank": rank, "reason": reason, "reported": reported})
@@ -186,7 +188,7 @@ class Watch:
                 continue
         repeated = reported and (rank == 0 or (self._own_failure is not None and reason.endswith(self._own_failure)))
         if self._is_reporter(rank) and not repeated:
-            self._print(rank, reason)
+            self._print_lost(rank, reason)
         self._end_process()
         raise SystemExit
 
@@ -199,8 +201,8 @@ class Watch:
         remaining = [rank for rank, name in enumerate(settings.hosts) if name == host and rank != lost]
         return settings.rank == remaining[0]
 
-    def _print(self, rank: int, reason: str) -> None:
-        place = self._settings.places[rank]
+    def _print_lost(self, rank: int, reason: str) -> None:
+        place = self._settings.locations[rank]
         text = f"graph-train: rank {rank} ({place}) {reason}; stopping the job. Use --resume to continue from the last"
         print(f"{text} checkpoint", file=sys.stderr, flush=True)
 

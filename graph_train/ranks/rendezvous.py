@@ -27,15 +27,15 @@ class Rendezvous:
 
     Attributes:
         sockets: connections by rank: on rank 0 one to each other rank, else the one to rank 0.
-        places: description of host and process of each rank.
+        locations: description of host and process of each rank.
         hosts: host name of each rank.
-        engine_port: a free port on rank 0's host for OneFlow.
+        oneflow_port: a free port on rank 0's host for OneFlow.
     """
 
     sockets: Mapping[int, socket.socket]
-    places: tuple[str, ...]
+    locations: tuple[str, ...]
     hosts: tuple[str, ...]
-    engine_port: int
+    oneflow_port: int
 
 
 def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
@@ -47,7 +47,7 @@ def join_rendezvous(info: RankInfo, timeout: float) -> Rendezvous:
     Raises:
         ValueError: a rank did not join in time, or does not belong to this job; names rank, host and port.
     """
-    return _accept_ranks(info, timeout) if info.main else _connect_to_main(info, timeout)
+    return _accept_ranks(info, timeout) if info.is_main else _connect_to_main(info, timeout)
 
 
 def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
@@ -83,9 +83,9 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
         raise ValueError(text)
     hellos = [arrived[rank][0] for rank in range(info.world)]
     answer = {
-        "places": [f"{hello['host']}, process {hello['process']}" for hello in hellos],
+        "locations": [f"{hello['host']}, process {hello['process']}" for hello in hellos],
         "hosts": [hello["host"] for hello in hellos],
-        "engine_port": free_port(),
+        "oneflow_port": free_port(),
     }
     _send_all(sockets, answer)
     return _rendezvous(sockets, answer)
@@ -154,7 +154,7 @@ def _hello(info: RankInfo) -> dict[str, Any]:
 
 
 def _rendezvous(sockets: Mapping[int, socket.socket], answer: Mapping[str, Any]) -> Rendezvous:
-    return Rendezvous(sockets, tuple(answer["places"]), tuple(answer["hosts"]), int(answer["engine_port"]))
+    return Rendezvous(sockets, tuple(answer["locations"]), tuple(answer["hosts"]), int(answer["oneflow_port"]))
 
 
 def free_port() -> int:

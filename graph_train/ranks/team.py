@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from graph_train.host.devices import VISIBLE_DEVICES, gpu_numbers, visible_devices
 from graph_train.host.failures import RANK_LOST, AlreadyReportedError, GracefulStop
 from graph_train.host.own_modules import module_command
 from graph_train.ranks.launcher import RankInfo, rank_info
+
+if TYPE_CHECKING:
+    from graph_train.ranks.rendezvous import Rendezvous
 
 DEFAULT_TIMEOUT = 60.0
 _MAX_TIMEOUT = 86400.0
@@ -63,10 +66,10 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
         ValueError: the variables or devices are invalid, a rank is missing, or OneFlow is already imported.
     """
     global _team  # noqa: PLW0603 - a process belongs to one job
-    if not _team.info.alone:
+    if not _team.info.single_rank:
         return _team
     info = rank_info(os.environ)
-    if info.alone:
+    if info.single_rank:
         return _team
     if "oneflow" in sys.modules:
         raise ValueError(
@@ -79,18 +82,18 @@ def join(timeout: float = DEFAULT_TIMEOUT, *, devices: str = "") -> Team:
     from graph_train.ranks.rendezvous import join_rendezvous
 
     rendezvous = join_rendezvous(info, timeout)
-    _export_to_engine(info, rendezvous.engine_port)
+    _export_to_oneflow(info, rendezvous.oneflow_port)
     _team = Team(info, _start_watch(info, rendezvous))
     if numbers:
         # OneFlow assigns each rank the visible GPU with its local rank.
         os.environ[VISIBLE_DEVICES] = visible_devices(numbers)
-    if not info.main:
+    if not info.is_main:
         # Disable progress bars; tqdm reads this when it is imported.
         os.environ["TQDM_DISABLE"] = "1"
     return _team
 
 
-def _export_to_engine(info: RankInfo, port: int) -> None:
+def _export_to_oneflow(info: RankInfo, port: int) -> None:
     """Set the variables that OneFlow reads when it is imported, with a separate port for its own rendezvous."""
     # Suppress its warnings about ranks that are not there yet.
     os.environ.setdefault("GLOG_minloglevel", "2")
@@ -104,7 +107,7 @@ def _export_to_engine(info: RankInfo, port: int) -> None:
     os.environ.update({name: str(value) for name, value in values.items()})
 
 
-def _start_watch(info: RankInfo, rendezvous: Any) -> int:
+def _start_watch(info: RankInfo, rendezvous: "Rendezvous") -> int:
     """Start the watchdog process; return the file descriptor of its status pipe."""
     from graph_train.ranks.rank_watch import WatchSettings
 
@@ -116,7 +119,7 @@ def _start_watch(info: RankInfo, rendezvous: Any) -> int:
         sockets={str(rank): known.fileno() for rank, known in rendezvous.sockets.items()},
         status_fd=status_out,
         rank_lost_fd=rank_lost_in,
-        places=list(rendezvous.places),
+        locations=list(rendezvous.locations),
         hosts=list(rendezvous.hosts),
     )
     inherited = [status_out, rank_lost_in, *settings.sockets.values()]
@@ -158,14 +161,14 @@ def reporting(*, quiet: bool) -> Iterator[None]:
         yield
     except GracefulStop as error:
         team.report_done()
-        if quiet and not team.info.main:
+        if quiet and not team.info.is_main:
             raise AlreadyReportedError from error
         raise
     except BaseException as error:
         # Includes an interrupt of this rank alone: the others may be waiting for it in a collective.
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else " ".join(str(error).split())
         team.report_failure(reason or type(error).__name__)
-        if quiet and not team.info.main:
+        if quiet and not team.info.is_main:
             raise AlreadyReportedError from error
         raise
     team.report_done()
@@ -173,7 +176,7 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 def leave(code: int) -> None:
     """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks."""
-    if code and not _team.info.alone:
+    if code and not _team.info.single_rank:
         if _team.has_failed:
             time.sleep(_LINGER_SECONDS)
         logging.shutdown()

@@ -10,7 +10,7 @@ import numpy as np
 
 from graph_train.checks.environment import environment_facts
 from graph_train.metrics.average_precision import best_row
-from graph_train.plots.style import class_colour, hex_colour, text_on
+from graph_train.plots.style import class_colour, contrasting_colour, hex_colour
 from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions, flag_fields
@@ -97,7 +97,7 @@ def _data(data: Data) -> dict[str, Any]:
                 "train": int(counts[0][kind]),
                 "val": int(counts[1][kind]),
                 "colour": hex_colour(class_colour(kind)),
-                "text": hex_colour(text_on(class_colour(kind))),
+                "text": hex_colour(contrasting_colour(class_colour(kind))),
             }
             for kind, name in enumerate(data.class_names)
         ],
@@ -112,16 +112,16 @@ def results_content(columns: Mapping[str, Any]) -> dict[str, Any]:
     rows = np.array([results[key] for key in VALIDATION_KEYS], np.float64).T
     validated = rows.any(axis=1)
     for key in VALIDATION_KEYS:
-        results[key] = [value if there else None for value, there in zip(results[key], validated, strict=True)]
+        results[key] = [value if known else None for value, known in zip(results[key], validated, strict=True)]
     return {"results": results, "best": best_row(rows) if validated.any() else None}
 
 
-def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
+def validation_content(result: ValidationResult, weights: str) -> dict[str, Any]:
     """Return results per class, precision-recall curves, confusion matrix and speed of a validation.
 
     Args:
         result: the validation.
-        of: description of the validated weights.
+        weights: description of the validated weights.
     """
     c, names = result.classes, result.class_names
     table = [
@@ -140,7 +140,7 @@ def validation_content(result: ValidationResult, of: str) -> dict[str, Any]:
     shown = range(min(len(c.classes), MAX_CURVES))
     at_recall = c.precision_at_recall
     return {
-        "of": of,
+        "of": weights,
         "images": result.images,
         "labels": int(result.labels_per_class.sum()),
         "means": [float(value) for value in result.means],

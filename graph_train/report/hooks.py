@@ -109,11 +109,11 @@ class ReportHooks(TrainingHooks):
         if self._content and not self._ended:
             self._write("stopped")
 
-    def _take_validation(self, of: str) -> None:
+    def _take_validation(self, weights: str) -> None:
         result, self._validated = self._trainer.last_validation if self._validated else None, False
         if result is None:
             return
-        self._content["validation"] = validation_content(result, of)
+        self._content["validation"] = validation_content(result, weights)
         self._content["samples"] = [sample.as_dict() for sample in self._samples.samples] if self._samples else []
 
     def _read_earlier(self) -> dict[str, Any]:

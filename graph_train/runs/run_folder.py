@@ -77,7 +77,7 @@ class RunFolder:
                 raise ValueError(f"{printable(path)}: not a regular file; remove it{self._alternative}")
 
     def _acquire_lock(self) -> IO[str]:
-        lock = self._own_file(LOCK)
+        lock = self._open_for_append(LOCK)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,7 +100,7 @@ class RunFolder:
         lock.flush()
         return lock
 
-    def _own_file(self, name: str) -> IO[str]:
+    def _open_for_append(self, name: str) -> IO[str]:
         """Open a file of the run for appending; create it if it is missing.
 
         Raises:
@@ -149,14 +149,14 @@ class RunFolder:
             raise ValueError("no checkpoint can be read: " + "; ".join(damaged))
         return None
 
-    def _set_aside_newer_than(self, good: Path) -> None:
+    def _set_aside_newer_than(self, intact: Path) -> None:
         """Make `good` the newest checkpoint; rename the newest damaged one and delete the others."""
         found = self.checkpoints()
-        newer = found[: found.index(good)]
+        newer = found[: found.index(intact)]
         os.replace(newer[0], self.weights / DAMAGED)
         for path in newer[1:]:
             path.unlink()
-        os.replace(good, self.last)
+        os.replace(intact, self.last)
 
     def reject_as_weights(self, weights: str) -> None:
         """Reject initial weights that `set_aside_earlier` would rename or replace before they are loaded.
@@ -208,7 +208,7 @@ class RunFolder:
         """Log to the terminal and, with timestamps, to `train.log`."""
         console = TerminalHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
-        self._own_file(LOG_FILE).close()
+        self._open_for_append(LOG_FILE).close()
         file = LogFile(self.path / LOG_FILE, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._logging_before = LOG.level, LOG.propagate

@@ -124,16 +124,16 @@ def _anchors(values: Any) -> npt.NDArray[np.float32]:
     return anchors
 
 
-def _checked(fresh: T, part: str, values: Mapping[str, Any]) -> T:
+def _checked(defaults: T, part: str, values: Mapping[str, Any]) -> T:
     """Return an object with these values; types must be those of the defaults, and counts not negative."""
-    names = [item.name for item in fields(fresh)]
+    names = [item.name for item in fields(defaults)]
     _reject_unknown(f"{part} entry", values, names)
     for name, value in values.items():
-        default = getattr(fresh, name)
+        default = getattr(defaults, name)
         if not _fits(value, default):
             raise ValueError(f"invalid header: {part} {name}={value!r:.60}")
     _require(f"{part} entry", values, names)
-    return type(fresh)(**values)
+    return type(defaults)(**values)
 
 
 def _fits(value: Any, like: Any) -> bool:

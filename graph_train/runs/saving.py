@@ -72,7 +72,7 @@ class Saving:
         """
         self.finish()
         self._due, self._last_start = False, time.monotonic()
-        self._thread = threading.Thread(target=self._work, args=(snapshot,), name="graph-train-saving", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="graph-train-saving", daemon=True)
         self._thread.start()
 
     def check(self) -> bool:
@@ -84,20 +84,20 @@ class Saving:
         """
         if self._thread is not None and self._thread.is_alive():
             return True
-        return self._outcome()
+        return self._check_outcome()
 
     def finish(self) -> bool:
         """Wait for the current write, then do as `check`."""
         if self._thread is not None:
             self._thread.join()
-        return self._outcome()
+        return self._check_outcome()
 
-    def _outcome(self) -> bool:
+    def _check_outcome(self) -> bool:
         self._thread = None
         error, self._error = self._error, None
         if isinstance(error, OSError):
             self._unsaved = error
-            self.failed(error)
+            self.handle_error(error)
         elif error is not None:
             raise error
         return error is None and self._check_finite()
@@ -122,19 +122,19 @@ class Saving:
             # Errors of other files, such as images, are not handled here.
             if not error.filename or not Path(error.filename).is_relative_to(self._folder.path):
                 raise
-            self.failed(error)
+            self.handle_error(error)
 
-    def failed(self, error: OSError) -> None:
+    def handle_error(self, error: OSError) -> None:
         """Handle a write error.
 
         Raises:
             NotSavedError: `--on-save-error` is stop.
         """
         if self._options.on_save_error == "stop":
-            raise self._rejected(error) from error
+            raise self._not_saved_error(error) from error
         if time.monotonic() - self._reminded >= _LOG_INTERVAL_SECONDS:
             self._reminded = time.monotonic()
-            text = f"{self._description(error)}; {self._last_saved()}"
+            text = f"{self._describe(error)}; {self._last_saved()}"
             LOG.error("%s; training continues (--on-save-error continue)", text)
 
     def require_saved(self) -> None:
@@ -144,22 +144,22 @@ class Saving:
             NotSavedError: the final state could not be saved.
         """
         if self._unsaved is not None:
-            raise self._rejected(self._unsaved)
+            raise self._not_saved_error(self._unsaved)
 
-    def _rejected(self, error: OSError) -> NotSavedError:
+    def _not_saved_error(self, error: OSError) -> NotSavedError:
         return NotSavedError(
-            f"{self._description(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
+            f"{self._describe(error)}; {self._last_saved()}; fix this and continue with: graph-train --resume "
             f"{shell_word(self._folder.path)}"
         )
 
-    def _description(self, error: OSError) -> str:
+    def _describe(self, error: OSError) -> str:
         return f"{error.filename or self._folder.path}: cannot be written ({error.strerror or error})"
 
     def _last_saved(self) -> str:
         found = self._folder.checkpoints()
         return f"the last good checkpoint is {found[0]}" if found else "there is no checkpoint yet"
 
-    def _work(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         try:
             self._not_finite = snapshot.checkpoint.first_not_finite()
             if self._not_finite:

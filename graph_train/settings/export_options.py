@@ -69,7 +69,7 @@ class ExportOptions:
     conf_thres: float = flag(0.25, "with --nms: confidence threshold", kind=float)
     iou_thres: float = flag(0.45, "with --nms: NMS IoU threshold", kind=float)
     max_det: int = flag(300, "with --nms: maximum detections per image", kind=int, aliases=("--topk-all",))
-    device: str = flag("", "device of the network that the ONNX model is compared with: cuda device, i.e. 0, or cpu")
+    device: str = flag("", "device of the network that the ONNX model is compared with: CUDA device such as 0, or cpu")
     graph: bool = flag(
         True, "run the network that the ONNX model is compared with as a graph (default)", kind=SWITCH, off="--eager"
     )

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from kernels.host.files import write_atomically
-from kernels.host.paths import missing
+from kernels.host.paths import why_missing
 from kernels.host.safe_yaml import load_yaml
 from models.loss_config import LossConfig
-from pipelines.augmentation.augment_config import AugmentConfig, largest
+from pipelines.augmentation.augment_config import AugmentConfig, upper_bound
 
 _LOG = logging.getLogger(__name__)
 _SHIPPED_FOLDER = Path(__file__).parent / "hyp"
@@ -70,7 +70,7 @@ _RANGES: Mapping[str, _Range] = {
     "anchor_t": _Range(1, math.inf, open_low=True),
     "anchors": _NOT_NEGATIVE,
     "fl_gamma": _NOT_NEGATIVE,
-    **{name: _Range(0, largest(name)) for name in AUGMENTATIONS},
+    **{name: _Range(0, upper_bound(name)) for name in AUGMENTATIONS},
 }
 
 
@@ -190,7 +190,7 @@ def _resolve(path_or_name: str | Path) -> Path:
         if name in shipped_names():
             return _SHIPPED_FOLDER / name
     raise FileNotFoundError(
-        f"hyper-parameters {str(path_or_name)!r}: {missing(path, 'file')}; give a path or one of "
+        f"hyper-parameters {str(path_or_name)!r}: {why_missing(path, 'file')}; give a path or one of "
         f"{', '.join(shipped_names())}"
     )
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from graph_train.host.failures import USER_ERROR
-from graph_train.host.messages import as_line
+from graph_train.host.terminal import as_line
 
 
 class CommandParser(argparse.ArgumentParser):
     """An `argparse` parser without abbreviations and without the usage text before each error."""
 
     def __init__(self, *, advice: Callable[[str], str] | None = None, **settings: Any) -> None:
-        """
+        """Create the parser; its flags are added later.
+
         Args:
             advice: returns what to use instead of an unknown flag, or "".
             settings: passed to `argparse.ArgumentParser`.

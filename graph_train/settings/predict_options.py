@@ -46,7 +46,7 @@ class DetectorOptions:
     agnostic_nms: bool = flag(False, "class-agnostic NMS", kind=SWITCH)
     augment: bool = flag(False, "augmented inference: three scales, one of them flipped left-right", kind=SWITCH)
     batch_size: int = flag(8, "images per batch; images in a batch have the same shape", kind=int, aliases=("--batch",))
-    device: str = flag("", "cuda device, i.e. 0, or cpu; '' uses the GPU if there is one")
+    device: str = flag("", "CUDA device such as 0, or cpu; '' uses the GPU if there is one")
     workers: int = flag(8, "threads for reading and writing images", kind=int)
     graph: bool | None = flag(
         None,

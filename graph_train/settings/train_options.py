@@ -120,7 +120,7 @@ class EngineOptions:
     bbox_iou_optim: bool = flag(
         True, "use the fused box-IoU loss (default; needs the kernel plugin)", kind=SWITCH, off="--no-bbox-iou-optim"
     )
-    device: str = flag("", "cuda device, i.e. 0 or 0,1, or cpu; '' uses the GPU if there is one")
+    device: str = flag("", "CUDA devices such as 0 or 0,1, or cpu; '' uses the GPU if there is one")
     local_rank: int = flag(-1, "set by the launcher; kept for compatibility", kind=int)
 
 

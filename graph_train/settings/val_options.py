@@ -53,7 +53,7 @@ class ValOptions:
         "split to validate; or speed (conf 0.25, IoU 0.45, square images), or study (image sizes 256 to 1536)",
         choices=TASKS,
     )
-    device: str = flag("", "cuda device, i.e. 0, or cpu; '' uses the GPU if there is one")
+    device: str = flag("", "CUDA device such as 0, or cpu; '' uses the GPU if there is one")
     workers: int = flag(8, "data loading threads", kind=int)
     allow_download: bool = flag(False, f"{DOWNLOAD_HELP}; and {DATA_DOWNLOAD_HELP}", kind=SWITCH)
     single_cls: bool = flag(False, "treat all classes as one", kind=SWITCH)

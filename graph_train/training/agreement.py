@@ -6,7 +6,7 @@ from graph_train.ranks.exchange import Exchange
 
 
 class Agreement:
-    """Synchronises stop requests over the ranks; with one rank, nothing is exchanged.
+    """Synchronisation of stop requests over the ranks; with one rank, nothing is exchanged.
 
     Args:
         exchange: the collectives.
@@ -21,30 +21,30 @@ class Agreement:
     @property
     def signal(self) -> str:
         """Name of the signal that stops the run, once all ranks know of it; "" if there is none."""
-        return self._request.signal_name if self._exchange.alone else self._signal
+        return self._request.signal_name if self._exchange.single_rank else self._signal
 
     def sync(self, *numbers: int) -> tuple[int, ...]:
         """Return the maximum of each number over the ranks, and exchange stop requests.
 
         All ranks must call it at the same points, and so they stop at the same point.
         """
-        if self._exchange.alone:
+        if self._exchange.single_rank:
             return numbers
-        own = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
-        *largest, signalled, stop = self._exchange.all_reduce_max(*own)
+        local = (*numbers, bool(self._request.signal_name), self._callbacks.stop_training)
+        *largest, signalled, stop = self._exchange.all_reduce_max(*local)
         if signalled:
             self._signal = self._request.signal_name or "a signal to another rank"
         self._callbacks.stop_training = bool(stop)
         return tuple(largest)
 
 
-def require_same_digest(own: str, exchange: Exchange) -> str:
+def require_same_digest(digest: str, exchange: Exchange) -> str:
     """Return the digest `own`, which must be the same on all ranks.
 
     Raises:
         RuntimeError: the digests differ.
     """
-    differing = [rank for rank, other in enumerate(exchange.all_gather_texts(own)) if other != own]
+    differing = [rank for rank, other in enumerate(exchange.all_gather_texts(digest)) if other != digest]
     if differing:
         raise RuntimeError(f"the weights of rank {exchange.rank} differ from those of ranks {differing}")
-    return own
+    return digest

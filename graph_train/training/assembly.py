@@ -139,7 +139,7 @@ def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> tuple[C
         LOG.info("--amp: bfloat16 is no faster than float32 on this CPU; using float32")
     if options.engine.bbox_iou_optim and not plugin.loaded:
         LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
-    if options.optim.sync_bn and rank.alone:
+    if options.optim.sync_bn and rank.single_rank:
         LOG.info("--sync-bn: has no effect with a single process")
     return machine, chosen
 

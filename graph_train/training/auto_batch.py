@@ -24,7 +24,7 @@ from graph_train.host.own_modules import module_command
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import AUTO_BATCH, TrainOptions
 from graph_train.training.assembly import VAL_BATCH_FACTOR
-from graph_train.training.batch_memory import Measured, RunFacts
+from graph_train.training.batch_memory import PhaseMemory, RunFacts
 from kernels.host.free_memory import free_memory
 
 LOG = logging.getLogger("graph_train")
@@ -122,7 +122,7 @@ def _choose(model: MemoryModel, free: int, *, multiple: int) -> int:
     return batch
 
 
-def fit(facts: RunFacts, measured: list[Measured]) -> MemoryModel:
+def fit(facts: RunFacts, measured: list[PhaseMemory]) -> MemoryModel:
     """Fit the memory model to the measurements.
 
     Raises:
@@ -136,7 +136,7 @@ def fit(facts: RunFacts, measured: list[Measured]) -> MemoryModel:
         )
     slope, start = np.polyfit([item.images for item in steps], [item.used for item in steps], deg=1)
     by_phase = {item.phase: item for item in measured}
-    data, validation = by_phase["data"], by_phase.get("validation", Measured("validation", 1, 0))
+    data, validation = by_phase["data"], by_phase.get("validation", PhaseMemory("validation", 1, 0))
     return MemoryModel(
         facts=facts,
         start=by_phase["start"].used,
@@ -147,7 +147,7 @@ def fit(facts: RunFacts, measured: list[Measured]) -> MemoryModel:
     )
 
 
-def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[RunFacts, list[Measured]]:
+def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]) -> tuple[RunFacts, list[PhaseMemory]]:
     """Measure in a child process.
 
     Raises:
@@ -174,4 +174,4 @@ def _measure(options: TrainOptions, hyp: Hyperparameters, sizes: tuple[int, ...]
             "set the batch size explicitly"
         )
     names = {item.name for item in fields(RunFacts)}
-    return RunFacts(**{name: lines[0][name] for name in names}), [Measured(**line) for line in lines[1:]]
+    return RunFacts(**{name: lines[0][name] for name in names}), [PhaseMemory(**line) for line in lines[1:]]

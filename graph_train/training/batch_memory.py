@@ -1,10 +1,10 @@
-"""Measure the memory of training steps, in a separate process because OneFlow does not free compiled graphs.
+"""Measurement of the memory of training steps, in a separate process because OneFlow does not free compiled graphs.
 
     python -m graph_train.training.batch_memory REQUEST
 
 REQUEST is a JSON file with `options` (flags), `hyp` (hyper-parameters), `batches` (increasing batch sizes), `parent` (a
 process id; this process ends with it) and `result`, the file to write: a JSON line with the `RunFacts`, then one for
-each `Measured`. If the process runs out of memory, the lines written before remain.
+each `PhaseMemory`. If the process runs out of memory, the lines written before remain.
 """
 
 import json
@@ -13,11 +13,14 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graph_train.host.interrupts import Interruptible, end_with_parent
 from graph_train.host.run_command import run_command
 from kernels.host.process_settings import configure_process
+
+if TYPE_CHECKING:
+    from graph_train.training.assembly import TrainingRun
 
 SAFE_FRACTION = 0.9
 """A batch size is not tried if it would need more than this fraction of the free memory."""
@@ -38,7 +41,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PhaseMemory:
     """Memory used by one phase, in bytes: host memory on a CPU, else GPU memory."""
 
     phase: str
@@ -47,7 +50,7 @@ class Measured:
     used: int
 
 
-def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | Measured], None]) -> None:
+def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | PhaseMemory], None]) -> None:
     """Assemble the run, prepare a batch, take a step of each batch size, validate; report the memory of each phase."""
     import numpy as np
 
@@ -61,19 +64,19 @@ def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | Measured], 
     memory = _Memory(select_device(options.engine.device), compiled=options.engine.graph)
     run = assemble(options, Hyperparameters(**request["hyp"]), fit_anchors=False)
     write(_facts(run, graphs_add_up=memory.graphs_add_up))
-    write(Measured("start", 0, memory.used()))
+    write(PhaseMemory("start", 0, memory.used()))
     before = memory.used()
     next(iter(run.train_pipeline.epoch(0)))
-    write(Measured("data", batches[-1], memory.used() - before))
+    write(PhaseMemory("data", batches[-1], memory.used() - before))
     measure_steps(memory, batches, lambda images: _step(run, images), write)
     before, side = memory.used(), run.setup.image_px
     run.inference.compile_at_once()  # a training compiles this shape when it is frequent
     run.inference(np.zeros((batches[-1], 3, side, side), np.uint8), np.zeros((0, 6), np.float32))
-    write(Measured("validation", batches[-1], memory.used() - before))
+    write(PhaseMemory("validation", batches[-1], memory.used() - before))
 
 
 def measure_steps(
-    memory: "_Memory", batches: list[int], step: Callable[[int], None], write: Callable[[Measured], None]
+    memory: "_Memory", batches: list[int], step: Callable[[int], None], write: Callable[[PhaseMemory], None]
 ) -> None:
     """Take a step with each batch size, smallest first, and report its memory; stop before a size that may not fit.
 
@@ -87,7 +90,7 @@ def measure_steps(
         before = memory.used() if memory.graphs_add_up else before
         step(images)
         used = memory.used() - before
-        write(Measured("step", images, used))
+        write(PhaseMemory("step", images, used))
 
 
 class _Memory:
@@ -122,7 +125,7 @@ class _Memory:
         return free_memory() if self._on_cpu else device_memory(self._number).free
 
 
-def _facts(run: Any, *, graphs_add_up: bool) -> RunFacts:
+def _facts(run: "TrainingRun", *, graphs_add_up: bool) -> RunFacts:
     from pipelines.augmentation.draws import multi_scale_range
 
     factor = 1.0
@@ -138,7 +141,7 @@ def _facts(run: Any, *, graphs_add_up: bool) -> RunFacts:
     )
 
 
-def _step(run: Any, images: int) -> None:
+def _step(run: "TrainingRun", images: int) -> None:
     """Take one step as the run does, at its largest image size; the contents of images and labels do not matter."""
     import numpy as np
 
@@ -163,7 +166,7 @@ def main() -> int:
     logging.getLogger("graph_train").setLevel(logging.ERROR)
     with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
-        def write(result: RunFacts | Measured) -> None:
+        def write(result: RunFacts | PhaseMemory) -> None:
             print(json.dumps(asdict(result)), file=file, flush=True)
 
         return run_command("graph-train", lambda: _measure(request, write), debug=bool(request["options"]["debug"]))

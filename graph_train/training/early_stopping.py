@@ -16,7 +16,7 @@ class StopDecision:
 
 
 class EarlyStopping:
-    """Counts epochs since the best fitness.
+    """Counter of the epochs since the best fitness.
 
     Args:
         patience: allowed number of epochs without improvement; 0 never stops.

@@ -15,6 +15,7 @@ from kernels.host.free_memory import free_memory
 from kernels.runtime import Tensor
 from models.padded_labels import label_capacity, pad_labels
 from pipelines.augmentation.draws import multi_scale_sizes
+from pipelines.batches import Batch
 
 LOG = logging.getLogger("graph_train")
 GRAPH_MEMORY_FRACTION = 0.9
@@ -27,7 +28,7 @@ class EpochBatches:
     def __init__(self, run: TrainingRun) -> None:
         self._run, self._options = run, run.setup.options
 
-    def remaining(self, cursor: Cursor) -> Iterator[Any]:
+    def remaining(self, cursor: Cursor) -> Iterator[Batch]:
         """Iterate over the remaining batches of the epoch."""
         return iter(
             self._run.train_pipeline.epoch(
@@ -38,7 +39,7 @@ class EpochBatches:
             )
         )
 
-    def padded_labels(self, batch: Any, total: int, max_labels: int) -> Tensor:
+    def padded_labels(self, batch: Batch, total: int, max_labels: int) -> Tensor:
         """Return labels (B, T, 5); T is at least the data set's typical capacity, so that few shapes are compiled.
 
         Args:

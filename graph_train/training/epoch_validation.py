@@ -19,7 +19,7 @@ from graph_train.validation.measuring import (
     ValidationSettings,
     validate,
 )
-from graph_train.validation.sharded_validation import Sharing
+from graph_train.validation.sharded_validation import BatchSharding
 from pipelines.data.dataset import is_coco_2017
 
 LOG = logging.getLogger("graph_train")
@@ -75,7 +75,7 @@ class EpochValidation:
         """Return COCO's metrics on every rank; None, with a log message, if they cannot be computed."""
         exchange, metrics, write_error = self._run.setup.exchange, None, None
         rows = collector.gathered(exchange)
-        if exchange.main and (split := self._coco_split()) is not None:
+        if exchange.is_main and (split := self._coco_split()) is not None:
             try:
                 metrics = write_and_evaluate(file, rows, split)
             except OSError as error:
@@ -112,7 +112,7 @@ class EpochValidation:
             settings,
             total=run.val_pipeline.batches_per_epoch,
             on_image=on_image,
-            sharing=Sharing(run.setup.exchange, run.val_pipeline.images_of),
+            sharding=BatchSharding(run.setup.exchange, run.val_pipeline.images_of),
         )
         self.last = result
         hooks.end(result)

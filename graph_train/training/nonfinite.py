@@ -17,6 +17,8 @@ from graph_train.host.failures import DivergedError
 from kernels.framework.global_rows import sharded_by_batch
 from kernels.host.files import replacing
 from kernels.runtime import Tensor, flow
+from models.loss import DetectionLoss
+from models.network import DetectionModel
 from models.safetensors_file import write_safetensors
 
 LOG = logging.getLogger("graph_train")
@@ -104,8 +106,8 @@ class NonFiniteWatch:
 
 
 def first_bad_tensor(
-    network: Any,
-    criterion: Any,
+    network: DetectionModel,
+    criterion: DetectionLoss,
     images: np.ndarray,
     labels: np.ndarray,
     place: Callable[[np.ndarray], Tensor],
@@ -156,7 +158,7 @@ def _scale_like(value: float, like: Tensor) -> Tensor:
     return flow.tensor([value], dtype=flow.float32, **where)
 
 
-def _record_bad_outputs(network: Any, bad_outputs: list[str]) -> None:
+def _record_bad_outputs(network: DetectionModel, bad_outputs: list[str]) -> None:
     """Record the first module whose output is not finite; among nested modules, the innermost."""
 
     def hook(name: str) -> Callable[[Any, Any, Any], None]:

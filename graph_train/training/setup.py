@@ -55,7 +55,7 @@ def load_data(options: TrainOptions) -> Data:
         ValueError: the data set is broken or has no labels, or it has any problem and `--strict` is given.
     """
     dataset = load_dataset(options.data.data, allow_download=options.data.allow_download)
-    if repeated := dataset.repeated_name():
+    if repeated := dataset.duplicate_name():
         if options.data.strict:
             raise ValueError(f"strict: {printable(dataset.file)}: {repeated}")
         LOG.warning("%s: %s", printable(dataset.file), repeated)
@@ -69,7 +69,7 @@ def load_data(options: TrainOptions) -> Data:
             strict=options.data.strict,
         )
         _report_problems(split, index)
-        unlabelled = index.without_labels(dataset.split(split))
+        unlabelled = index.missing_labels(dataset.split(split))
         if unlabelled and (split == "train" or options.data.strict):
             raise ValueError(f"{printable(dataset.file)}: {split}: {unlabelled}")
         if unlabelled:
@@ -84,7 +84,7 @@ def run_device(options: TrainOptions, rank: RankInfo) -> str:
     Raises:
         ValueError: see `select_device`.
     """
-    return select_device(options.engine.device, None if rank.alone else rank.local_rank)
+    return select_device(options.engine.device, None if rank.single_rank else rank.local_rank)
 
 
 def _report_problems(split: str, index: ImageIndex) -> None:

@@ -3,35 +3,33 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from graph_train.detection.inference import on_host
 from graph_train.hooks.callbacks import Callbacks
-from graph_train.host.devices import cpu_threads
 from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import StopRequest
-from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import EpochRow, ResultsCsv
-from graph_train.runs.run_folder import PLACE, RunFolder
-from graph_train.runs.saving import Saving, Snapshot
+from graph_train.runs.run_folder import RunFolder
 from graph_train.training.agreement import Agreement, require_same_digest
-from graph_train.training.assembly import TrainingRun, anchors_px
+from graph_train.training.assembly import TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.epoch_batches import EpochBatches
 from graph_train.training.epoch_validation import EpochValidation, result_values
 from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_bad_tensor
 from graph_train.training.progress import EpochProgress, EpochTimes
+from graph_train.training.run_checkpoints import RunCheckpoints
 from graph_train.validation.coco_results import CocoMetrics
 from graph_train.validation.measuring import ValidationResult
 from kernels.framework.global_rows import local_shard
 from kernels.host.paths import shell_word
 from kernels.runtime import Tensor
-from models.weights import copy_weights
+from pipelines.batches import Batch
 
 LOG = logging.getLogger("graph_train")
 PLOTTED_BATCHES = 3
@@ -43,7 +41,7 @@ PER_BATCH_HOOKS = ("optimizer_step", "on_before_zero_grad", "on_train_batch_end"
 class _PendingBatch:
     """A batch whose step has been started but not finished; `number` counts the batches of the whole run."""
 
-    batch: Any
+    batch: Batch
     images: Tensor
     labels: Tensor
     number: int
@@ -90,8 +88,8 @@ class Trainer:
         """Times of each epoch trained by this process."""
         self.csv = ResultsCsv(folder.path / "results.csv", results)
         options = run.setup.options
-        self.saving = Saving(folder, options.run, require_finite=options.optim.max_nonfinite > 0)
-        self._data = run.setup.data.fingerprint()
+        self._checkpoints = RunCheckpoints(run, folder, cursor, stopper, self.csv)
+        self.saving = self._checkpoints.saving
         self._exchange = run.setup.exchange
         self._request = StopRequest()
         self._agreement = Agreement(self._exchange, self._request, self.callbacks)
@@ -124,12 +122,12 @@ class Trainer:
         self.callbacks.run("on_train_start")
         while cursor.epoch < run.setup.options.optim.epochs and not cursor.finished:
             if not self._train_epoch():
-                return self._stopped()
+                return self._stop_by_callback()
             self._finish_epoch()
             self._sync_and_stop_if_requested()
             if self.callbacks.stop_training and not cursor.finished:
-                return self._stopped()
-        result = self._finish()
+                return self._stop_by_callback()
+        result = self._finish_run()
         self.saving.require_saved()
         return result
 
@@ -159,7 +157,7 @@ class Trainer:
         """Whether all epochs are done and saved. The average may then hold the best weights instead of the latest."""
         return self.cursor.finished or self.cursor.epoch >= self.run.setup.options.optim.epochs
 
-    def _stopped(self) -> TrainResult:
+    def _stop_by_callback(self) -> TrainResult:
         """Save the state and return the result of a run stopped by a callback."""
         self.save_last()
         LOG.info("Stopped by a callback; %s", self._resume_hint())
@@ -199,27 +197,29 @@ class Trainer:
             self._train_batch(batch, number)
             number += 1
             self._stop_if_requested()
-            if self._exchange.alone and self.callbacks.stop_training:  # several ranks synchronise it before each batch
+            if (
+                self._exchange.single_rank and self.callbacks.stop_training
+            ):  # several ranks synchronise it before each batch
                 break
         self._finish_batch()
         self.times.append(progress.close())
         return batch is None
 
-    def _sync_before(self, batch: Any, number: int) -> bool:
+    def _sync_before(self, batch: Batch, number: int) -> bool:
         """Synchronise label capacity, saves and stop requests over the ranks; return False to stop the epoch."""
         listens = any(map(self.callbacks.listens, PER_BATCH_HOOKS))
         self._max_labels, save, immediately = self._agreement.sync(
-            batch.max_labels, self._save_due_before(number), listens
+            batch.max_labels, self._checkpoints.due_before(number), listens
         )
         self._finish_immediately = bool(immediately)
-        if self._exchange.alone:
+        if self._exchange.single_rank:
             return True
         self._stop_if_requested()
         if save:
             self._save_now()
         return not self.callbacks.stop_training
 
-    def _train_batch(self, batch: Any, number: int) -> None:
+    def _train_batch(self, batch: Batch, number: int) -> None:
         """Start this batch's step, then finish the previous one, so that host and device work overlap."""
         run, cursor = self.run, self.cursor
         self.callbacks.run("on_train_batch_start")
@@ -260,9 +260,9 @@ class Trainer:
             [str(path) for path in batch.paths],
             cursor.means(),
         )
-        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect(pending))
+        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect_batch(pending))
 
-    def _suspect(self, pending: _PendingBatch) -> SuspectBatch:
+    def _suspect_batch(self, pending: _PendingBatch) -> SuspectBatch:
         run, epoch, batch = self.run, self.cursor.epoch, pending.batch
         facts = {
             "epoch": epoch,
@@ -272,7 +272,7 @@ class Trainer:
             "loss_scale": run.state.counters.loss_scale,
         }
         return SuspectBatch(
-            np.array(_to_numpy(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts
+            np.array(on_host(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts
         )
 
     def _first_bad_tensor(self, suspect: SuspectBatch) -> str:
@@ -287,13 +287,13 @@ class Trainer:
             loss_scale=suspect.facts["loss_scale"],
         )
 
-    def _plot(self, batch: Any, number: int) -> None:
+    def _plot(self, batch: Batch, number: int) -> None:
         from graph_train.plots.images import plot_labelled
         from graph_train.plots.style import optional_plot
 
         path, names = self.folder.path / f"train_batch{number}.jpg", self.run.setup.data.class_names
         with optional_plot(path):
-            plot_labelled(_to_numpy(batch.images), batch.labels, names, path, paths=batch.paths)
+            plot_labelled(on_host(batch.images), batch.labels, names, path, paths=batch.paths)
 
     # --- after an epoch --------------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class Trainer:
         self.times[-1] = replace(self.times[-1], validating=time.perf_counter() - started)
         if validation is not None:
             cursor.maps = [float(value) for value in validation.maps]
-        row = self._row(validation)
+        row = self._csv_row(validation)
         with self.saving.guarded():
             self.csv.append(row)
         # Ranks may differ in the last bit, so rank 0's value is used.
@@ -336,7 +336,7 @@ class Trainer:
             )
         return decision.stop
 
-    def _row(self, validation: ValidationResult | None) -> EpochRow:
+    def _csv_row(self, validation: ValidationResult | None) -> EpochRow:
         run, cursor = self.run, self.cursor
         number = cursor.epoch * run.schedule.batches_per_epoch + max(cursor.next_batch - 1, 0)
         values = result_values(validation)
@@ -353,35 +353,17 @@ class Trainer:
     def save_if_due(self, number: int) -> None:
         """Start saving the state after batch `number` of the run, if a save is due."""
         self.saving.check()
-        if self._exchange.alone and self.saving.due(number):
+        if self._exchange.single_rank and self.saving.due(number):
             self._save_now()
-
-    def _save_due_before(self, number: int) -> bool:
-        """Return whether rank 0 is to save before a batch; False on other ranks, and if there is only one.
-
-        A single process saves after each batch instead.
-        """
-        first = number % self.run.train_pipeline.batches_per_epoch == 0
-        if self._exchange.alone or not self._exchange.main or first:
-            return False
-        return self.saving.due(number - 1)
 
     def _save_now(self) -> None:
         self._finish_batch()
-        self.run.state.flush()
-        if self._exchange.main:
-            self.saving.start(Snapshot(self.checkpoint()))
+        self._checkpoints.save()
 
     def _save_epoch(self, epoch: int, fitness: float, *, improved: bool) -> None:
-        if self._evolving or not self._exchange.main:
+        if self._evolving or not self._exchange.is_main:
             return
-        period = self.run.setup.options.run.save_period
-        snapshot = Snapshot(
-            self.checkpoint(),
-            best=copy_weights(self.run.state.average) if improved else None,
-            copies=[self.folder.weights / f"epoch{epoch}.safetensors"] if period > 0 and epoch % period == 0 else [],
-        )
-        self.saving.start(snapshot)
+        self._checkpoints.save_epoch(epoch, improved=improved)
         if (self.cursor.finished or self.callbacks.listens("on_model_save")) and self.saving.finish():
             best = max(self.cursor.best_fitness, 0.0)
             self.callbacks.run("on_model_save", self.folder.last, epoch, self.cursor.finished, best, fitness)
@@ -393,29 +375,9 @@ class Trainer:
         self._save_now()
         self.saving.finish()
 
-    def checkpoint(self) -> Checkpoint:
-        """Return a checkpoint of the whole state; call `state.flush()` first."""
-        run, flags = self.run, self.run.setup.options.as_flat_dict()
-        header = {
-            "options": {key: value for key, value in flags.items() if key not in PLACE},
-            "hyp": run.setup.hyp.as_dict(),
-            "cursor": asdict(self.cursor),
-            "counters": asdict(run.state.counters),
-            "early_stopping": self.stopper.state(),
-            "results": list(self.csv.lines),
-            "data": self._data,
-            "threads": cpu_threads() if run.setup.device == "cpu" else 0,
-            "epoch": self.cursor.epoch - 1,
-            "class_names": list(run.setup.data.class_names),
-            "config": dict(run.state.network.spec.config),
-            "stride": list(run.state.network.stride),
-            "anchors_px": anchors_px(run.state.network).tolist(),
-        }
-        return Checkpoint(arrays=run.state.arrays(), header=header)
-
     # --- the end ---------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> TrainResult:
+    def _finish_run(self) -> TrainResult:
         run = self.run
         validation = self.last_validation
         if self._exchange.broadcast(self.folder.best.exists()) and not self._evolving:
@@ -432,7 +394,7 @@ class Trainer:
                 plot_results(self.folder.path / "results.csv", picture)
         if summary := run.step.summary():
             LOG.info("%s", summary)
-        if not self._exchange.alone:
+        if not self._exchange.single_rank:
             LOG.info(
                 "All %d ranks hold the same weights: %s",
                 self._exchange.ranks,
@@ -447,10 +409,6 @@ class Trainer:
         from models.weights import load_weights, transfer
 
         average = self.run.state.average
-        if self._exchange.main:
+        if self._exchange.is_main:
             transfer(average, load_weights(self.folder.best))
         self.run.setup.placement.broadcast_in_place(average.state_dict().values())
-
-
-def _to_numpy(images: Any) -> np.ndarray:
-    return images if isinstance(images, np.ndarray) else images.numpy()

@@ -16,10 +16,10 @@ from graph_train.validation.coco_results import (
     CocoMetrics,
     Entry,
     default_ids,
-    entries_of,
     evaluate_results,
     find_annotations,
     ids_of_annotations,
+    result_entries,
     write_results,
 )
 from graph_train.validation.measuring import ImageDetections
@@ -47,8 +47,11 @@ class DetectionCollector:
         self._rows.append(np.concatenate((number, image.detections), axis=1))
 
     def gathered(self, exchange: Exchange) -> npt.NDArray[np.float64]:
-        """Return the detections of all ranks, sorted by image: (n, 7) image index, x1, y1, x2, y2 in px, confidence,
-        class."""
+        """Return the detections of all ranks, sorted by image.
+
+        Returns:
+            (n, 7) image index, x1, y1, x2, y2 in px, confidence, class.
+        """
         rows = np.concatenate(exchange.all_gather_arrays(np.concatenate(self._rows)))
         return rows[np.argsort(rows[:, 0], kind="stable")]
 
@@ -94,7 +97,7 @@ class CocoSplit:
         for number, (first, last) in enumerate(pairwise(borders)):
             if last > first:
                 image_id = self.ids.image_id(self.paths[number])
-                entries += entries_of(rows[first:last, 1:], image_id, self.ids.category_ids)
+                entries += result_entries(rows[first:last, 1:], image_id, self.ids.category_ids)
         return entries
 
     def image_ids(self) -> list[Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.validation.measuring import ImageDetections
 from kernels.host.files import write_atomically
 
 Entry = dict[str, Any]
@@ -114,15 +113,11 @@ def find_annotations(image: Path) -> Path | None:
     return None
 
 
-def result_entries(image: ImageDetections, ids: CocoIds) -> list[Entry]:
-    """Return the entries of an image, rounded as in YOLOv5: bbox x, y, w, h in px to 3 digits, score to 5."""
-    return entries_of(image.detections, ids.image_id(image.path), ids.category_ids)
+def result_entries(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
+    """Return the entries of an image for its detections (k, 6) x1, y1, x2, y2 in px, confidence, class.
 
-
-def entries_of(detections: npt.NDArray[Any], image_id: Any, category_ids: Sequence[int]) -> list[Entry]:
-    """Return the entries for detections (k, 6) x1, y1, x2, y2 in px, confidence, class.
-
-    Computed from the centre in float32, as in YOLOv5, so that both round to the same digits.
+    The bbox is x, y, w, h in px, rounded to 3 digits, the score to 5. Boxes are computed from the centre in float32,
+    as in YOLOv5, so that both round to the same digits.
     """
     first, last = np.split(detections[:, :4].astype(np.float32), 2, axis=1)
     size = last - first

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graph_train.detection.detector import Detector, load_detector
-from graph_train.detection.label_files import Originals, write_label_file
+from graph_train.detection.label_files import ProtectedFiles, write_label_file
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
@@ -100,7 +100,7 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
         workers=max(options.workers, 1),
         progress=split,
     )
-    if unlabelled := index.without_labels(dataset.split(split)):
+    if unlabelled := index.missing_labels(dataset.split(split)):
         LOG.warning("%s: %s; all metrics are 0", split, unlabelled)
     if options.save_txt or options.save_hybrid:
         seen: dict[str, Path] = {}
@@ -157,10 +157,10 @@ class _Job:
         writers: list[Callable[[ImageDetections], None]] = []
         if options.save_txt or options.save_hybrid:
             (self.folder / "labels").mkdir(exist_ok=True)
-            originals = Originals(self.index.paths)
+            protected = ProtectedFiles(self.index.paths)
             writers.append(
                 lambda image: write_label_file(
-                    originals.without_overwriting(self.folder / "labels" / f"{image.path.stem}.txt"),
+                    protected.without_overwriting(self.folder / "labels" / f"{image.path.stem}.txt"),
                     image.detections,
                     image_hw=image.image_hw,
                     confidence=options.save_conf,
@@ -247,7 +247,7 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
         for name, part in zip(_distinct_labels(options.weights), curves, strict=True)
     }
     plot_study(points, folder / "study.png")
-    LOG.info("\nmAP50-95 over speed: %s", folder / "study.png")
+    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
 
 
 def _distinct_labels(weights: Sequence[str]) -> list[str]:

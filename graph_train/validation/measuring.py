@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from graph_train.detection.inference import on_host
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.host.terminal import BAR_FORMAT
 from graph_train.metrics.average_precision import (
@@ -23,7 +24,7 @@ from graph_train.metrics.average_precision import (
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
-from graph_train.validation.sharded_validation import Findings, Sharing, gather_findings
+from graph_train.validation.sharded_validation import BatchSharding, MatchedImages, gather_matched_images
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 from pipelines.augmentation.letterbox import unletterbox_boxes
 
@@ -208,7 +209,7 @@ def validate(
     total: int | None = None,
     progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
-    sharing: Sharing | None = None,
+    sharding: BatchSharding | None = None,
 ) -> ValidationResult:
     """Validate a detector.
 
@@ -220,12 +221,12 @@ def validate(
         total: number of batches, for the progress bar.
         progress: whether to show a progress bar, which is removed at the end.
         on_image: called with each image after NMS, for instance to write result files.
-        sharing: if given, `batches` are this rank's shards, and the result is that of all ranks.
+        sharding: if given, `batches` are this rank's shards, and the result is that of all ranks.
 
     Raises:
         ValueError: labels or predictions do not match the class names, or a setting is invalid.
     """
-    run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharing)
+    run = _ValidationRun(forward, tuple(class_names), settings or ValidationSettings(), on_image, sharding)
     bar = tqdm(
         batches,
         desc=f"{'validating':>22}",
@@ -251,9 +252,9 @@ class _ValidationRun:
         class_names: tuple[str, ...],
         settings: ValidationSettings,
         on_image: Callable[[ImageDetections], None] | None,
-        sharing: Sharing | None,
+        sharding: BatchSharding | None,
     ) -> None:
-        self._sharing = sharing
+        self._sharding = sharding
         self._forward, self._names, self._settings, self._on_image = forward, class_names, settings, on_image
         self._suppression = settings.suppression()
         self._confusion = ConfusionMatrix(len(class_names))
@@ -276,7 +277,7 @@ class _ValidationRun:
         if loss is not None:
             self._losses.append(np.asarray(loss, np.float64))
         self._batches += 1
-        if self._sharing is not None and not self._sharing.counts(self._batches - 1):
+        if self._sharding is not None and not self._sharding.owns_rows(self._batches - 1):
             return
         network_hw = (int(batch.images.shape[2]), int(batch.images.shape[3]))
         per_image = [labels[labels[:, 0] == image, 1:] for image in range(len(predictions))]
@@ -304,42 +305,46 @@ class _ValidationRun:
                 f"label with class {labels[:, 1].max():g}, but the data set has only {len(self._names)} classes"
             )
 
-    def _add_image(self, path: Path, place: Geometry, network_hw: tuple[int, int], found: Array, rows: Array) -> None:
+    def _add_image(
+        self, path: Path, geometry: Geometry, network_hw: tuple[int, int], detections_px: Array, label_rows: Array
+    ) -> None:
         # As in YOLOv5, the ratio of the heights is used for both axes; that of the widths differs only by rounding.
-        ratio_pad = (place.ratio_hw[0], place.pad_wh)
-        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=place.original_hw, ratio_pad=ratio_pad)
-        detections = found.copy()
-        detections[:, :4] = to_file(found[:, :4])
-        corners = cxcywh_to_xyxy(_in_px(rows, network_hw)[:, 1:])
-        labels = np.concatenate((rows[:, :1], to_file(corners)), axis=1)
+        ratio_pad = (geometry.ratio_hw[0], geometry.pad_wh)
+        to_file = partial(unletterbox_boxes, from_hw=network_hw, to_hw=geometry.original_hw, ratio_pad=ratio_pad)
+        detections = detections_px.copy()
+        detections[:, :4] = to_file(detections_px[:, :4])
+        corners = cxcywh_to_xyxy(_in_px(label_rows, network_hw)[:, 1:])
+        labels = np.concatenate((label_rows[:, :1], to_file(corners)), axis=1)
         self._matched.append((match_detections(detections, labels), detections[:, 4], detections[:, 5]))
         self._batch_of_image.append(self._batches - 1)
         self._label_classes.append(labels[:, 0].astype(np.int64))
         self._confusion.add(detections, labels)
         self._images += 1
         if self._on_image is not None:
-            self._on_image(ImageDetections(path, place.original_hw, detections, labels))
+            self._on_image(ImageDetections(path, geometry.original_hw, detections, labels))
 
-    def _draw(self, batch: ValidationBatch, labels: Array, found: Sequence[Array], folder: Path) -> None:
+    def _draw(self, batch: ValidationBatch, labels: Array, detections: Sequence[Array], folder: Path) -> None:
         from graph_train.plots.images import plot_detections, plot_labelled
         from graph_train.plots.style import optional_plot
 
-        images = batch.images if isinstance(batch.images, np.ndarray) else batch.images.numpy()
+        images = on_host(batch.images)
         stem = f"val_batch{self._batches - 1}"
         with optional_plot(folder / stem):
             plot_labelled(images, labels, self._names, folder / f"{stem}_labels.jpg", paths=batch.paths)
-            plot_detections(images, found, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
+            plot_detections(images, detections, self._names, folder / f"{stem}_pred.jpg", paths=batch.paths)
 
     def _gather(self, exchange: Exchange) -> None:
         """Combine the results of all ranks, on every rank."""
-        findings = gather_findings(Findings(self._batch_of_image, self._matched, self._label_classes), exchange)
-        self._matched, self._label_classes = list(findings.matched), list(findings.label_classes)
+        gathered = gather_matched_images(
+            MatchedImages(self._batch_of_image, self._matched, self._label_classes), exchange
+        )
+        self._matched, self._label_classes = list(gathered.matched), list(gathered.label_classes)
         self._confusion.counts = np.sum(exchange.all_gather_arrays(self._confusion.counts), axis=0)
         self._images = len(self._matched)
 
     def result(self) -> ValidationResult:
-        if self._sharing is not None and not self._sharing.exchange.alone:
-            self._gather(self._sharing.exchange)
+        if self._sharding is not None and not self._sharding.exchange.single_rank:
+            self._gather(self._sharding.exchange)
         number = len(self._names)
         counts = [np.bincount(categories, minlength=number) for categories in self._label_classes]
         no_label = np.zeros(number, np.int64)

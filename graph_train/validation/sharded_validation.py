@@ -21,7 +21,7 @@ Match = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
-class Sharing:
+class BatchSharding:
     """How batches are sharded over the ranks.
 
     Attributes:
@@ -32,13 +32,13 @@ class Sharing:
     exchange: Exchange
     images_of: Callable[[int], int]
 
-    def counts(self, batch: int) -> bool:
-        """Return whether this rank's rows of a batch count, rather than being copies of another rank's."""
+    def owns_rows(self, batch: int) -> bool:
+        """Return whether this rank's rows of a batch are its own, not copies of another rank's."""
         return Shard(self.exchange.rank, self.exchange.ranks).owns_rows(self.images_of(batch))
 
 
 @dataclass(frozen=True)
-class Findings:
+class MatchedImages:
     """Matched detections per image.
 
     Attributes:
@@ -52,20 +52,20 @@ class Findings:
     label_classes: Sequence[Array]
 
 
-def gather_findings(own: Findings, exchange: Exchange) -> Findings:
-    """Gather the findings of all ranks, in the order of the images with a single process."""
+def gather_matched_images(local: MatchedImages, exchange: Exchange) -> MatchedImages:
+    """Gather the images of all ranks, in the order of the images with a single process."""
     nothing: Match = (np.zeros((0, len(IOU_THRESHOLDS)), bool), np.zeros(0, np.float32), np.zeros(0, np.float32))
-    correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *own.matched, strict=True))
+    correct, confidence, category = (np.concatenate(column) for column in zip(nothing, *local.matched, strict=True))
     sizes = [
         (number, len(match[1]), len(labels))
-        for number, match, labels in zip(own.batches, own.matched, own.label_classes, strict=True)
+        for number, match, labels in zip(local.batches, local.matched, local.label_classes, strict=True)
     ]
     columns = (
         np.array(sizes, np.int64).reshape(-1, 3),
         correct,
         confidence.astype(np.float64),
         category.astype(np.float64),
-        np.concatenate([np.zeros(0, np.int64), *own.label_classes]),
+        np.concatenate([np.zeros(0, np.int64), *local.label_classes]),
     )
     by_rank = [exchange.all_gather_arrays(column) for column in columns]
     images: list[tuple[int, int, Match, Array]] = []
@@ -80,4 +80,4 @@ def gather_findings(own: Findings, exchange: Exchange) -> Findings:
             )
             images.append((int(number), rank, match, values[3][label_at : label_at + wanted]))
     images.sort(key=lambda image: image[:2])  # stable: rows of one rank keep their order
-    return Findings([image[0] for image in images], [image[2] for image in images], [image[3] for image in images])
+    return MatchedImages([image[0] for image in images], [image[2] for image in images], [image[3] for image in images])

@@ -1,4 +1,4 @@
-"""Compiles the CUDA kernels with NVRTC, without nvcc or a GPU."""
+"""Compilation of the CUDA kernels with NVRTC, without nvcc or a GPU."""
 
 import ctypes
 import importlib.util

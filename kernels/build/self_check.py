@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 120
 _PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv[1])"
 
 
-def finding(library: Path) -> str:
+def check(library: Path) -> str:
     """Return `GOOD`, or one line about the failure; takes seconds the first time.
 
     A library in a folder that this user cannot write, such as a wheel's, is not checked.

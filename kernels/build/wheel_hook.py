@@ -1,4 +1,4 @@
-"""Adds the compiled kernels to a wheel if GRAPH_TRAIN_WHEEL_KERNELS=1:
+"""Build hook that adds the compiled kernels to a wheel if GRAPH_TRAIN_WHEEL_KERNELS=1:
 
     GRAPH_TRAIN_WHEEL_KERNELS=1 uv build --wheel --no-build-isolation
 

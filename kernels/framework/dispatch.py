@@ -48,8 +48,8 @@ def call_many(
         RuntimeError: shapes or data types that the op rejects.
         ValueError: the plugin is not loaded.
     """
-    inputs, outputs = (flow._oneflow_internal.TensorTuple(given) for given in (list(tensors), []))
-    objects = (_cpp_object(given) for given in (op, inputs, outputs))
+    inputs, outputs = (flow._oneflow_internal.TensorTuple(group) for group in (list(tensors), []))
+    objects = (_cpp_object(item) for item in (op, inputs, outputs))
     numbers = (ctypes.c_int64 * len(integers))(*integers), len(integers)
     error = _dispatcher()(*objects, *numbers, (ctypes.c_float * len(floats))(*floats), len(floats))
     if error is not None:

@@ -14,7 +14,7 @@ class EagerRuns:
     def __init__(self) -> None:
         self._runs: Counter[Hashable] = Counter()
 
-    def take(self, shape: Hashable) -> bool:
+    def should_run_eagerly(self, shape: Hashable) -> bool:
         """Count a run of this shape, and return whether to execute it eagerly."""
         if self._runs[shape] >= EAGER_RUNS:
             return False

@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, keep: int = 0, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary file with the same suffix that replaces `path` if the block succeeds.
 
     If `path` is a pipe or device, the content is written into it.
@@ -40,7 +40,7 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
         path: target in an existing folder.
         keep: number of generations to keep: `path`, `older(path, 1)`, … `older(path, keep - 1)`; 0 disables generations
             and leaves similarly named files alone.
-        lasting: False skips the sync of the folder; after a power failure the name may refer to the older file or none.
+        durable: False skips the sync of the folder; after a power failure the name may refer to the older file or none.
     Raises:
         OSError: from writing, with the name `path`; older files are unchanged.
     """
@@ -55,11 +55,11 @@ def replacing(path: Path, *, keep: int = 0, lasting: bool = True) -> Iterator[Pa
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            _shift(path, keep)
+            _rotate(path, keep)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        if lasting:
+        if durable:
             sync_folder(path.parent)
     except OSError as error:
         # Names of temporary files mean nothing to the user.
@@ -78,7 +78,7 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def followed(path: Path) -> Path:
+def resolve_links(path: Path) -> Path:
     """Resolve symbolic links of a user's path, except for streams."""
     return path if is_stream(path) else Path(os.path.realpath(path))
 
@@ -134,7 +134,7 @@ def older(path: Path, generation: int) -> Path:
     return path.with_name(f"{path.stem}.{generation}{path.suffix}")
 
 
-def _shift(path: Path, keep: int) -> None:
+def _rotate(path: Path, keep: int) -> None:
     """Rotate the generations; a complete file exists at `path` at all times."""
     for generation in range(keep - 1, 1, -1):
         if older(path, generation - 1).exists():

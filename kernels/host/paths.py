@@ -4,7 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from kernels.host.files import followed, is_stream
+from kernels.host.files import is_stream, resolve_links
 
 
 def printable(path: Path | str) -> str:
@@ -29,7 +29,7 @@ def shell_word(path: Path | str) -> str:
     return shlex.quote(text) if text == os.fspath(path) else text
 
 
-def missing(path: Path | str, kind: str) -> str:
+def why_missing(path: Path | str, kind: str) -> str:
     """Return why a path is not a file of a kind, such as "weight file": missing, or something else."""
     return "not a regular file" if os.path.exists(path) else f"no such {kind}"
 
@@ -66,7 +66,7 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
         if path.is_block_device() or path.is_socket():
             raise ValueError(f"{flag} {name}: is a block device or socket; give the name of a file")
         return path
-    target = followed(path)
+    target = resolve_links(path)
     if not target.parent.is_dir():
         if not makes_folder:
             raise ValueError(f"{flag} {name}: folder {target.parent} not found; create it first")

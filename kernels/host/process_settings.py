@@ -16,7 +16,7 @@ _loaded_in = 0
 """The process that has loaded OneFlow; 0 if none has."""
 
 
-def engine_loaded() -> None:
+def mark_oneflow_loaded() -> None:
     """Record that this process has loaded OneFlow and started its threads."""
     global _loaded_in  # noqa: PLW0603 - the module is loaded once in a process, and copied by a fork
     _loaded_in = os.getpid()

@@ -42,7 +42,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for part in fields(self):
-            value, limit = getattr(self, part.name), largest(part.name)
+            value, limit = getattr(self, part.name), upper_bound(part.name)
             if not 0 <= value <= limit:
                 raise ValueError(f"augmentation {part.name}={value}: must be between 0 and {limit:g}")
         if self.rect and self.quad:
@@ -61,7 +61,7 @@ class AugmentConfig:
         return 9 if self.mosaic9 > 0 else 4
 
 
-def largest(name: str) -> float:
+def upper_bound(name: str) -> float:
     """Return the upper bound of an augmentation setting; the lower bound is 0."""
     return _LARGEST.get(name, 1.0)
 

@@ -104,7 +104,7 @@ def render_sample(plan: SamplePlan, sizes: Sequence[Size], *, warp: bool) -> tup
 
 
 def _direct_view(view: View, matrix: np.ndarray, sizes: Sequence[Size]) -> ViewRender:
-    assert geometry.is_axis_aligned(matrix), "only scale and shift can do without a warp"
+    assert geometry.is_axis_aligned(matrix), "rotation, shear and perspective need a warp"
     tiles = [
         _tile(source, placed, sizes[source], matrix, view.output_wh)
         for source, placed in zip(view.sources, view.placements, strict=True)
@@ -194,6 +194,6 @@ def _axis(placed: Tile, axis: int, image_side: int, matrix: np.ndarray, output_s
 def placed_image(source: int, placed: Tile, image_wh: Size, output_wh: Size, *, by_area: bool = False) -> ViewRender:
     """Render an image at its position directly on the output; for `by_area` see `TileRender`."""
     tile = _tile(source, placed, image_wh, np.eye(3), output_wh, by_area=by_area)
-    assert tile is not None, "a letterboxed image is always seen"
+    assert tile is not None, "a letterboxed image is always visible"
     output_hw = (output_wh[1], output_wh[0])
     return ViewRender((tile,), output_hw, None, output_hw)

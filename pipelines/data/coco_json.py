@@ -113,7 +113,7 @@ def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[dict[int, int], tuple[str, ...]]:
+def _classes(path: Path, categories: list[Any], class_names: Sequence[str]) -> tuple[dict[int, int], tuple[str, ...]]:
     """Return the class index by category id, and the class names."""
     by_id: dict[int, str] = {}
     for category in categories:
@@ -128,7 +128,7 @@ def _classes(path: Path, categories: list[Any], wanted: Sequence[str]) -> tuple[
         by_id[key] = name
     if len(by_id) > MAX_CLASSES:
         raise ValueError(f"{printable(path)}: {len(by_id)} categories; at most {MAX_CLASSES} are supported")
-    names = tuple(wanted) or tuple(by_id[key] for key in sorted(by_id))
+    names = tuple(class_names) or tuple(by_id[key] for key in sorted(by_id))
     numbers: dict[str, int] = {}
     for number, name in enumerate(names):
         numbers.setdefault(name, number)
@@ -243,21 +243,22 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Join the parts to one closed outline, connected at their nearest points."""
     ring = parts[0]
     for part in parts[1:]:
-        here, there = _nearest(ring, part)
-        ring = np.concatenate([ring[: here + 1], np.roll(part, -there, axis=0), part[there : there + 1], ring[here:]])
+        leave, enter = _nearest(ring, part)
+        detour = np.roll(part, -enter, axis=0)
+        ring = np.concatenate([ring[: leave + 1], detour, detour[:1], ring[leave:]])
     return ring
 
 
 def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
     """Return the indices of the two nearest points, the first on ties; memory use is linear."""
     rows = max(1, _DISTANCES_AT_ONCE // len(part))
-    least, found = np.inf, (0, 0)
+    shortest, nearest = np.inf, (0, 0)
     for start in range(0, len(ring), rows):
         distances = np.square(ring[start : start + rows, None] - part[None]).sum(axis=-1)
-        here, there = divmod(int(distances.argmin()), len(part))
-        if distances[here, there] < least:
-            least, found = distances[here, there], (start + here, there)
-    return found
+        row, column = divmod(int(distances.argmin()), len(part))
+        if distances[row, column] < shortest:
+            shortest, nearest = distances[row, column], (start + row, column)
+    return nearest
 
 
 def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> LabelRows:

@@ -126,13 +126,13 @@ class ImageFormats(ValueColumn[ImageFormat]):
         return replace(self.distinct[self.codes[number]], file_bytes=int(self.file_bytes[number]))
 
     @property
-    def amounts(self) -> npt.NDArray[np.int64]:
+    def counts_by_format(self) -> npt.NDArray[np.int64]:
         """Number of images with each of `distinct`; some may have none."""
         return np.bincount(self.codes, minlength=len(self.distinct))
 
-    def where(self, holds: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
+    def where(self, predicate: Callable[[ImageFormat], bool]) -> npt.NDArray[np.bool_]:
         """Return whether a predicate, which must not depend on `file_bytes`, holds for each format, (n,) bool."""
-        return np.array([holds(form) for form in self.distinct], bool)[self.codes]
+        return np.array([predicate(form) for form in self.distinct], bool)[self.codes]
 
 
 class _Groups(Column[Entry]):
@@ -143,7 +143,8 @@ class _Groups(Column[Entry]):
     """
 
     def __init__(self, counts: npt.ArrayLike, total: int) -> None:
-        """
+        """Split the parts by image.
+
         Args:
             counts: (n,) parts of each image.
             total: parts of all images.
@@ -171,7 +172,8 @@ class RowGroups(_Groups[np.ndarray]):
     """
 
     def __init__(self, rows: np.ndarray, counts: npt.ArrayLike) -> None:
-        """
+        """Split the rows by image.
+
         Args:
             rows: see above.
             counts: (n,) rows of each image.
@@ -207,7 +209,8 @@ class Polygons(_Groups[tuple[np.ndarray, ...]]):
     """
 
     def __init__(self, points: RowGroups, counts: npt.ArrayLike) -> None:
-        """
+        """Split the polygons by image.
+
         Args:
             points: see above.
             counts: (n,) polygons of each image.
@@ -239,10 +242,7 @@ class ImageSizes(ValueColumn[tuple[int, int]]):
     """Width and height of each image in px, as Python integers."""
 
     def __init__(self, sizes: np.ndarray) -> None:
-        """
-        Args:
-            sizes: (n, 2) integers.
-        """
+        """Keep a reference to the sizes, (n, 2) integers."""
         self._sizes = sizes
 
     def __len__(self) -> int:

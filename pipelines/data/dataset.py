@@ -61,7 +61,7 @@ class Dataset:
         sources: tuple[Path, ...] = getattr(self, name)
         return sources
 
-    def repeated_name(self) -> str:
+    def duplicate_name(self) -> str:
         """Return a description of two classes with the same name; "" if there are none."""
         first: dict[str, int] = {}
         for number, name in enumerate(self.class_names):

@@ -128,7 +128,7 @@ class Fetched:
 
 
 def fetch_into(
-    root: Path, wanted: Sequence[Archive], *, class_names: Sequence[str], allowed_below: Sequence[Path]
+    root: Path, archives: Sequence[Archive], *, class_names: Sequence[str], allowed_below: Sequence[Path]
 ) -> Fetched:
     """Download archives, verify their checksums, and unpack them into the data set's folder.
 
@@ -137,7 +137,7 @@ def fetch_into(
 
     Args:
         root: the data set's folder; it may exist, but no file in it is overwritten.
-        wanted: the archives.
+        archives: the archives.
         class_names: the data set's class names, for the conversion of annotations.
         allowed_below: the only folders in which `root` may be, because a yaml may be from an untrusted source.
     Raises:
@@ -148,7 +148,7 @@ def fetch_into(
     homes = [Path(os.path.realpath(folder)) for folder in allowed_below]
     if not any(home in (root, *root.parents) for home in homes):
         places = " or ".join(printable(home) for home in homes)
-        raise ValueError(f"{wanted[0].place}: {printable(root)} is outside {places}; correct `path` in the yaml")
+        raise ValueError(f"{archives[0].place}: {printable(root)} is outside {places}; correct `path` in the yaml")
     store = root.with_name(f".{root.name}.download")
     store.mkdir(parents=True, exist_ok=True)
     everything = Fetched(Unpacked(), [])
@@ -156,12 +156,12 @@ def fetch_into(
         with tempfile.TemporaryDirectory(prefix="unpacked-", dir=store) as scratch:
             content = Path(scratch) / "content"
             content.mkdir()
-            for archive in wanted:
+            for archive in archives:
                 found = _unpacked(archive, _fetched(archive, store), content, root.name, class_names)
                 everything.unpacked.files += found.unpacked.files
                 everything.unpacked.skipped += found.unpacked.skipped
                 everything.problems += found.problems
-            _move(content, root, wanted[0])
+            _move(content, root, archives[0])
     except BaseException:
         _remove_unless_archives(store)
         raise

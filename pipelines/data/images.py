@@ -82,7 +82,7 @@ class UnusableImageError(Exception):
 
 
 @contextmanager
-def inspecting() -> Iterator[None]:
+def ignore_metadata_warnings() -> Iterator[None]:
     """Suppress Pillow's warnings about damaged metadata around calls of `inspect_image`.
 
     Warning filters are global to the process, so enter this once, not in each thread.
@@ -130,7 +130,7 @@ def _unsupported(mode: str) -> str:
 def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     """Return width and height in px after EXIF rotation, from the header alone; None for a file that is no image.
 
-    For many files, see `inspecting`.
+    For many files, see `ignore_metadata_warnings`.
     """
     try:
         with Image.open(file, formats=_PILLOW_FORMATS) as image:
@@ -141,15 +141,15 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def stated_size_problem(stated: tuple[int, int], found: tuple[int, int]) -> tuple[Severity, str]:
+def size_mismatch(annotated: tuple[int, int], actual: tuple[int, int]) -> tuple[Severity, str]:
     """Return the problem if an image's size in px differs from that in its annotations, with "" for none.
 
     With the same aspect ratio, boxes can be scaled, so that is only a warning.
     """
-    if stated == found:
+    if annotated == actual:
         return "warning", ""
-    text = f"{found[0]} x {found[1]} px, the annotations say {stated[0]} x {stated[1]}"
-    if abs(stated[0] / stated[1] * found[1] / found[0] - 1) < _SAME_SHAPE:
+    text = f"{actual[0]} x {actual[1]} px, the annotations say {annotated[0]} x {annotated[1]}"
+    if abs(annotated[0] / annotated[1] * actual[1] / actual[0] - 1) < _SAME_SHAPE:
         return "warning", f"{text}; boxes scaled"
     return "error", f"{text}; image skipped"
 

@@ -81,7 +81,7 @@ class ImageIndex:
         """Number of boxes in all images."""
         return len(self.labels.rows)
 
-    def without_labels(self, sources: Sequence[Path]) -> str:
+    def missing_labels(self, sources: Sequence[Path]) -> str:
         """Return a message if no image of the split has labels; "" otherwise.
 
         Args:

@@ -1,4 +1,4 @@
-"""Checks whether an image file is completely well-formed, so that strict decoders accept it.
+"""Whether an image file is completely well-formed, so that strict decoders accept it.
 
 Pillow tolerates damage (noise between JPEG markers, a wrong PNG checksum, a broken EXIF block) that DALI rejects, which
 would stop a training run, or for which DALI finds another EXIF rotation. Such files must be decoded by Pillow.

@@ -94,28 +94,28 @@ def list_images(sources: Sequence[Path], class_names: Sequence[str], *, progress
         ValueError: a source has an unsupported type, or a COCO json is invalid.
         OSError: a source cannot be read.
     """
-    found = _Collected(names=tuple(class_names), progress=progress)
+    collected = _Collected(names=tuple(class_names), progress=progress)
     for source in sources:
         if source.is_dir():
-            _add_folder(source, found)
+            _add_folder(source, collected)
         elif source.suffix.lower() in IMAGE_SUFFIXES:
-            found.items.append(_entry(str(source)))
+            collected.items.append(_entry(str(source)))
         elif is_coco_file(source):
-            _add_coco(source, found)
+            _add_coco(source, collected)
         elif source.suffix.lower() == ".txt":
-            _add_list(source, found)
+            _add_list(source, collected)
         else:
             raise ValueError(f"{printable(source)}: not a folder, a txt list of images, or a COCO json")
-    items = sorted(found.items, key=itemgetter(0))
-    orphans = list(_orphans(found, items))  # walks folders, which may add to the problems found
-    problems = (*found.problems, *_repeated(items), *_shared_labels(items), *orphans)
+    items = sorted(collected.items, key=itemgetter(0))
+    orphans = list(_orphans(collected, items))  # walks folders, which may add to the problems found
+    problems = (*collected.problems, *_repeated(items), *_shared_labels(items), *orphans)
     coco = tuple(entry for _, _, entry in items)
     return Listing(
         images=tuple(image for image, _, _ in items),
         labels=tuple(label for _, label, _ in items),
         coco=coco if any(coco) else (),
-        class_names=found.names,
-        files=tuple(found.files),
+        class_names=collected.names,
+        files=tuple(collected.files),
         problems=problems,
     )
 
@@ -124,20 +124,20 @@ def _entry(image: str) -> _Entry:
     return image, _label_text(_stem_and_suffix(image)[0]), None
 
 
-def _add_folder(folder: Path, found: _Collected) -> None:
-    for file in found.walk(folder):
+def _add_folder(folder: Path, collected: _Collected) -> None:
+    for file in collected.walk(folder):
         stem, suffix = _stem_and_suffix(file)
         suffix = suffix.lower()
         if suffix in IMAGE_SUFFIXES:
-            found.items.append((file, _label_text(stem), None))
+            collected.items.append((file, _label_text(stem), None))
         elif suffix in UNSUPPORTED_SUFFIXES:
             text = f"{suffix} images are not supported; image skipped, convert it to JPEG or PNG"
-            found.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
-    found.label_folders[label_path(folder / "x").parent] = None
+            collected.problems.append(Problem(Path(file), None, "error", text, "image-unusable"))
+    collected.label_folders[label_path(folder / "x").parent] = None
 
 
-def _add_list(file: Path, found: _Collected) -> None:
-    found.files.append(file)
+def _add_list(file: Path, collected: _Collected) -> None:
+    collected.files.append(file)
     try:
         content = read_regular(file, max_bytes=MAX_LIST_BYTES).removeprefix(b"\xef\xbb\xbf")
     except NotReadableError as error:
@@ -149,27 +149,27 @@ def _add_list(file: Path, found: _Collected) -> None:
         if entry:
             image = listed_image(entry, file)
             if os.path.exists(image):
-                found.items.append(_entry(str(image)))
+                collected.items.append(_entry(str(image)))
             else:
                 text = f"no such image: {printable(image)}; skipped"
-                found.problems.append(Problem(file, number, "error", text, "image-missing"))
+                collected.problems.append(Problem(file, number, "error", text, "image-missing"))
 
 
 def listed_image(entry: str, file: Path) -> Path:
     """Resolve an entry relative to its list's folder; YOLOv5 does so only with a leading `./`."""
-    beside = Path(os.path.abspath(file.parent / entry))
-    if entry.startswith("./") or os.path.exists(beside):
-        return beside
-    here = Path(os.path.abspath(entry))
-    return here if os.path.exists(here) else beside
+    from_list = Path(os.path.abspath(file.parent / entry))
+    if entry.startswith("./") or os.path.exists(from_list):
+        return from_list
+    from_cwd = Path(os.path.abspath(entry))
+    return from_cwd if os.path.exists(from_cwd) else from_list
 
 
-def _add_coco(file: Path, found: _Collected) -> None:
-    coco = read_coco(file, found.names)
-    found.files.append(file)
-    found.names = coco.class_names
-    found.problems += coco.problems
-    found.items += ((str(image.path), str(file), image) for image in coco.images)
+def _add_coco(file: Path, collected: _Collected) -> None:
+    coco = read_coco(file, collected.names)
+    collected.files.append(file)
+    collected.names = coco.class_names
+    collected.problems += coco.problems
+    collected.items += ((str(image.path), str(file), image) for image in coco.images)
 
 
 def _repeated(items: Sequence[_Entry]) -> Iterator[Problem]:
@@ -189,12 +189,12 @@ def _shared_labels(items: Sequence[_Entry]) -> Iterator[Problem]:
             yield Problem(Path(label), None, "warning", text, "label-shared")
 
 
-def _orphans(found: _Collected, items: Sequence[_Entry]) -> Iterator[Problem]:
+def _orphans(collected: _Collected, items: Sequence[_Entry]) -> Iterator[Problem]:
     """Yield label files without an image, in folders only, because a list may be a subset of the images."""
     known = {label for _, label, _ in items}
-    for folder in found.label_folders:
+    for folder in collected.label_folders:
         if not folder.is_dir():
             continue
-        unknown = (Path(file) for file in found.walk(folder) if file not in known)
+        unknown = (Path(file) for file in collected.walk(folder) if file not in known)
         for file in sorted(file for file in unknown if file.suffix == ".txt" and file.name != "classes.txt"):
             yield Problem(file, None, "warning", "label file without an image; ignored", "label-orphan")

@@ -32,9 +32,10 @@ def shown_address(address: str) -> str:
 
 
 class LiveVideo:
-    """An open camera or stream. A background thread reads it and keeps only the newest frame, so that a slow consumer
-    skips frames instead of lagging behind. Of a recording (a playlist with an end), which is sent as fast as it is
-    read, no frame is skipped.
+    """An open camera or stream.
+
+    A background thread reads it and keeps only the newest frame, so that a slow consumer skips frames instead of
+    lagging behind. Of a recording (a playlist with an end), which is sent as fast as it is read, no frame is skipped.
 
     Attributes:
         size: width and height in px.
@@ -44,7 +45,8 @@ class LiveVideo:
     """
 
     def __init__(self, address: str) -> None:
-        """
+        """Open the camera or stream, and read its first frame.
+
         Args:
             address: the number of a camera, or a URL with one of `STREAM_PORTS`.
         Raises:

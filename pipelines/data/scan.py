@@ -10,7 +10,7 @@ from tqdm import tqdm
 from kernels.host.files import NotReadableError, broken_link, read_regular
 from kernels.host.paths import printable
 from pipelines.data.coco_json import CocoImage
-from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting, stated_size_problem
+from pipelines.data.images import ImageFacts, UnusableImageError, ignore_metadata_warnings, inspect_image, size_mismatch
 from pipelines.data.labels import MAX_FILE_BYTES, LabelRows, no_labels, parse_label_files
 from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem
@@ -33,7 +33,10 @@ def scan(
     threads = workers or min(8, os.cpu_count() or 1)
     parts = [range(len(listing))[start : start + _CHUNK] for start in range(0, len(listing), _CHUNK)]
     results = [ScanTable.of([])] * len(parts)
-    with inspecting(), tqdm(total=len(listing), desc=progress, unit="img", disable=progress is None or None) as bar:
+    with (
+        ignore_metadata_warnings(),
+        tqdm(total=len(listing), desc=progress, unit="img", disable=progress is None or None) as bar,
+    ):
         executor = ThreadPoolExecutor(threads, thread_name_prefix="scan")
         try:
             chunks = {executor.submit(_scan_part, listing, part, num_classes): n for n, part in enumerate(parts)}
@@ -73,7 +76,7 @@ def _scan_annotated(image: str, coco: CocoImage) -> ScannedImage:
     scanned = _scan_one(image, coco.labels)
     if scanned.facts is None:
         return scanned
-    labels = _for_this_image(coco, scanned.facts, Path(image))
+    labels = _checked_labels(coco, scanned.facts, Path(image))
     return ScannedImage(scanned.facts, labels, labels.problems)
 
 
@@ -102,9 +105,9 @@ def _unreadable(file: Path, reason: str) -> LabelRows:
     return LabelRows(no_labels().boxes, problems=(problem,), usable=False)
 
 
-def _for_this_image(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
+def _checked_labels(coco: CocoImage, facts: ImageFacts, image: Path) -> LabelRows:
     """Check that an image has the aspect ratio given in the json, whose annotations are in px."""
-    severity, text = stated_size_problem((coco.width, coco.height), (facts.width, facts.height))
+    severity, text = size_mismatch((coco.width, coco.height), (facts.width, facts.height))
     if not coco.labels.usable or not text:
         return coco.labels
     problem = Problem(image, None, severity, text, "coco")

@@ -49,17 +49,17 @@ class ScanTable:
     problems: Mapping[int, tuple[Problem, ...]]
 
     @classmethod
-    def of(cls, found: Sequence[ScannedImage]) -> "ScanTable":
+    def of(cls, images: Sequence[ScannedImage]) -> "ScanTable":
         """Build a table from single results."""
-        facts = [image.facts or _NO_FACTS for image in found]
+        facts = [image.facts or _NO_FACTS for image in images]
         return cls(
-            decodable=np.array([image.facts is not None for image in found], bool),
+            decodable=np.array([image.facts is not None for image in images], bool),
             sizes=np.array([(fact.width, fact.height) for fact in facts], np.int32).reshape(-1, 2),
             formats=ImageFormats.of([fact.format for fact in facts]),
-            labels_usable=np.array([image.labels.usable for image in found], bool),
-            labels=RowGroups.of([image.labels.boxes for image in found], columns=5),
-            segments=Polygons.of([image.labels.segments for image in found]),
-            problems={number: image.problems for number, image in enumerate(found) if image.problems},
+            labels_usable=np.array([image.labels.usable for image in images], bool),
+            labels=RowGroups.of([image.labels.boxes for image in images], columns=5),
+            segments=Polygons.of([image.labels.segments for image in images]),
+            problems={number: image.problems for number, image in enumerate(images) if image.problems},
         )
 
     @classmethod

@@ -66,8 +66,8 @@ class Video:
 
         self._capture: Any = cv2.VideoCapture(str(path))
         first: Any
-        there, first = self._capture.read() if self._capture.isOpened() else (False, None)
-        if not there:
+        decoded, first = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not decoded:
             self._capture.release()
             raise OSError(f"{printable(path)}: cannot be decoded as a video")
         self._first: Any = first
@@ -86,8 +86,8 @@ class Video:
             if not self._capture.grab():
                 return
             if number % every == 0:
-                there, frame = self._capture.retrieve()
-                if not there:
+                decoded, frame = self._capture.retrieve()
+                if not decoded:
                     return
 
     def close(self) -> None:

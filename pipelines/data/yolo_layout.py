@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file, read_coco
-from pipelines.data.images import inspecting, stated_size_problem, upright_size
+from pipelines.data.images import ignore_metadata_warnings, size_mismatch, upright_size
 from pipelines.data.listing import IMAGE_SUFFIXES
 from pipelines.data.problems import Problem
 from pipelines.data.voc_xml import read_voc, voc_files
@@ -91,9 +91,7 @@ def _read_coco(source: Path) -> AnnotatedSplit:
     return AnnotatedSplit(entries, [source], problems, names=coco.class_names)
 
 
-def write_split(
-    split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, placing: PlacementMode
-) -> None:
+def write_split(split: AnnotatedSplit, name: str, names: Sequence[str], folder: Path, *, mode: PlacementMode) -> None:
     """Write images and label files of a split to `folder`.
 
     An image that is missing or of another shape than its annotations say is removed from the split; such images and
@@ -105,7 +103,7 @@ def write_split(
     images, labels = folder / "images" / name, folder / "labels" / name
     for made in (images, labels):
         made.mkdir(parents=True)
-    numbers, taken = {category: number for number, category in enumerate(names)}, set[str]()
+    numbers, used_stems = {category: number for number, category in enumerate(names)}, set[str]()
     usable = []
     for entry in split.entries:
         problem = _problem(entry)
@@ -113,8 +111,8 @@ def write_split(
             split.problems.append(problem)
             if problem.severity == "error":
                 continue
-        target = images / _unused(entry.image, taken)
-        _place(entry.image, target, placing)
+        target = images / _unused(entry.image, used_stems)
+        _place(entry.image, target, mode)
         rows = _rows(entry, numbers, split.problems)
         (labels / target.name).with_suffix(".txt").write_text("".join(f"{row}\n" for row in rows))
         usable.append(entry)
@@ -131,29 +129,29 @@ def _problem(entry: AnnotatedImage) -> Problem | None:
         return Problem(image, None, "error", "no such image; skipped", "image-missing")
     if image.suffix.lower() not in IMAGE_SUFFIXES:
         return Problem(image, None, "error", "not the name of a supported image; skipped", "image-unusable")
-    with inspecting():
+    with ignore_metadata_warnings():
         found = upright_size(image)
     if found is None:
         return None
-    severity, text = stated_size_problem(entry.size, found)
+    severity, text = size_mismatch(entry.size, found)
     return Problem(image, None, severity, text, "image-unusable") if text else None
 
 
-def _place(image: Path, target: Path, placing: PlacementMode) -> None:
-    if placing == "link":
+def _place(image: Path, target: Path, mode: PlacementMode) -> None:
+    if mode == "link":
         target.symlink_to(image.resolve())
-    elif placing == "copy":
+    elif mode == "copy":
         shutil.copyfile(image, target)
     else:
         os.replace(image, target)
 
 
-def _unused(image: Path, taken: set[str]) -> str:
+def _unused(image: Path, used_stems: set[str]) -> str:
     """Return a file name with an unused stem, because label files are named after the stem."""
     stem, number = image.stem, 2
-    while stem in taken:
+    while stem in used_stems:
         stem, number = f"{image.stem}_{number}", number + 1
-    taken.add(stem)
+    used_stems.add(stem)
     return f"{stem}{image.suffix}"
 
 
@@ -190,7 +188,7 @@ def convert_voc_devkit(source: Path, names: Sequence[str], folder: Path) -> list
     for file in lists:
         split = read_split(file)
         year = file.parents[2].name.removeprefix("VOC")
-        write_split(split, f"{file.stem}{year}", names, folder, placing="move")
+        write_split(split, f"{file.stem}{year}", names, folder, mode="move")
         problems += split.problems
     return problems
 

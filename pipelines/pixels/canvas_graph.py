@@ -12,7 +12,7 @@ from pipelines.augmentation.plans import BatchFinish, BatchPlan
 from pipelines.augmentation.rendering import TileRender, ViewRender
 from pipelines.pixels import canvas_operators
 from pipelines.pixels.backend import Backend
-from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH
+from pipelines.pixels.decoding import DOT, DOT_TILE, QUEUE_DEPTH, QueuedPipeline
 
 _PIXEL = np.zeros((1, 1, 3), np.uint8)
 """Input of a slot without a tile if images are decoded; if they are encoded, it is `DOT`."""
@@ -66,28 +66,21 @@ class _Quarters:
     shapes_hw: np.ndarray
 
 
-class CanvasPipeline:
+class CanvasPipeline(QueuedPipeline):
     """Pipeline that draws batches of views: decode, resample, place on grey, and optionally warp and finish.
 
-    `submit` queues work and `collect` returns the results in the same order. Up to `QUEUE_DEPTH` batches may be queued,
-    so that decoding continues while the caller is busy.
+    A result has an entry (h, w, 3) uint8, or (3, h, w) if finished, for each view or, with `GraphSettings.joins`, for
+    each batch image, followed by small unused ones. It is valid as long as it exists, so `release` can be called at
+    once.
     """
 
     def __init__(self, settings: GraphSettings) -> None:
         self._settings = settings
-        self._pipeline = define(settings)
-        self._pipeline.build()
-        self._start()
+        super().__init__(define(settings))
 
-    def _start(self) -> None:
-        """Fill DALI's queue, because its first `schedule_run` always runs as many batches as the queue is deep."""
+    def _feed_blank(self) -> None:
         nothing = BatchPlan((), (2, 2), np.zeros((0, 6), np.float32), np.zeros(0, np.int64))
-        for _ in range(QUEUE_DEPTH):
-            self._feed([self._blank()], [()], [BatchFinish()], nothing)
-        self._pipeline.schedule_run()
-        for _ in range(QUEUE_DEPTH):
-            self.collect()
-            self.release()
+        self._feed([self._blank()], [()], [BatchFinish()], nothing)
 
     def submit(self, plan: BatchPlan, images: Sequence[Sequence[np.ndarray]]) -> None:
         """Queue a batch.
@@ -176,22 +169,6 @@ class CanvasPipeline:
             feed(f"quarter_start{quarter}", np.ascontiguousarray(quarters.starts[:, quarter]))
         feed("quarter_hw", quarters.shapes_hw)
 
-    def collect(self) -> Any:
-        """Return the oldest queued batch when complete: a DALI TensorList of (h, w, 3) uint8, or (3, h, w) if finished.
-
-        It has an entry per view or, with `GraphSettings.joins`, per batch image, followed by small unused ones. Its
-        memory is valid as long as the list exists, so `release` can be called at once.
-        """
-        return self._pipeline.share_outputs()[0]
-
-    def release(self) -> None:
-        """Free a place in the queue after a batch was collected."""
-        self._pipeline.release_outputs()
-
-    def close(self) -> None:
-        """Stop DALI's threads and free its memory."""
-        self._pipeline._shutdown()
-
 
 def _quarters(plan: BatchPlan, count: int) -> _Quarters:
     """Return the sources of the quarters of `count` outputs; unused outputs show the last view, of 1 px."""
@@ -249,8 +226,8 @@ def define(settings: GraphSettings) -> Pipeline:
     def canvases() -> Any:
         slots = range(settings.slots)
         tiles = [canvas_operators.tile(slot, backend, decoded=settings.decoded) for slot in slots]
-        lay_out = canvas_operators.layered if settings.finish else canvas_operators.laid_out_on_host
-        canvas = lay_out(tiles)
+        composite = canvas_operators.composite if settings.finish else canvas_operators.composite_on_cpu
+        canvas = composite(tiles)
         if settings.paste:
             canvas = canvas_operators.pasted(canvas, backend)
         if settings.warp:

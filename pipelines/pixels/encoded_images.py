@@ -13,15 +13,15 @@ from pipelines.data.images import UnusableImageError, decode_rgb, read_image_fil
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.stored_size import stored_size
 from pipelines.pixels.backend import Backend
-from pipelines.pixels.decoding import is_decoded_by_dali
+from pipelines.pixels.decoding import dali_can_decode
 
 _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "webp": ("RGB",)}
 
 
-def needs_host_decoding(found: ImageFormat) -> bool:
+def needs_host_decoding(form: ImageFormat) -> bool:
     """Return whether Pillow must decode it (CMYK, palettes, alpha, 16 bits, damage), as DALI would differ or fail."""
-    turned = found.orientation != 1 and found.kind != "jpeg"
-    return turned or not found.intact or found.bits != 8 or found.mode not in _DALI_DECODES.get(found.kind, ())
+    turned = form.orientation != 1 and form.kind != "jpeg"
+    return turned or not form.intact or form.bits != 8 or form.mode not in _DALI_DECODES.get(form.kind, ())
 
 
 def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
@@ -43,9 +43,9 @@ def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
     return pixels
 
 
-def _require_size(path: Path, found: Size, expected: Size) -> None:
+def _require_size(path: Path, size: Size, expected: Size) -> None:
     """Reject an image of another size than when it was scanned: its boxes and crops would be wrong."""
-    if found != expected:
+    if size != expected:
         width, height = expected
         raise OSError(f"{printable(path)}: is no longer {width} x {height} px; check whether it was changed")
 
@@ -106,7 +106,7 @@ class ImageBytes:
         rejected = [
             number
             for number in numbers
-            if not self._on_host[number] and not is_decoded_by_dali(self[number], self._sizes[number], backend)
+            if not self._on_host[number] and not dali_can_decode(self[number], self._sizes[number], backend)
         ]
         for number in rejected:
             self._on_host[number] = True

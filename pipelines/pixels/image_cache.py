@@ -92,23 +92,23 @@ class EncodedImages:
 
     decoded = False
 
-    def __init__(self, kept: list[np.ndarray], plain: ImageBytes) -> None:
-        self._kept, self._plain = kept, plain
+    def __init__(self, images: list[np.ndarray], files: ImageBytes) -> None:
+        self._images, self._files = images, files
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """Return the whole encoded image of a tile, (bytes,) uint8, which must not be modified."""
-        return self._kept[tile.source]
+        return self._images[tile.source]
 
     def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """See `ImageBytes.decode_rejected_on_host`."""
-        rejected = self._plain.decode_rejected_on_host(numbers, backend)
+        rejected = self._files.decode_rejected_on_host(numbers, backend)
         for number in rejected:
-            self._kept[number] = self._plain[number]
+            self._images[number] = self._files[number]
         return rejected
 
     def explain_failure(self, numbers: list[int]) -> str:
         """See `ImageBytes.explain_failure`."""
-        return self._plain.explain_failure(numbers)
+        return self._files.explain_failure(numbers)
 
 
 class DecodedImages:
@@ -116,13 +116,13 @@ class DecodedImages:
 
     decoded = True
 
-    def __init__(self, kept: list[np.ndarray]) -> None:
-        self._kept = kept
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self._images = images
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """Return the part of an image that a tile needs, (h, w, 3) uint8 RGB, as a view."""
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return self._kept[tile.source][top : top + height, left : left + width]
+        return self._images[tile.source][top : top + height, left : left + width]
 
     def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because all images are decoded already."""
@@ -182,7 +182,7 @@ def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]
         target = _cached_file(path, folder)
         if not _is_complete(target, sizes[number]):
             pixels = decode_on_host(path, sizes[number])
-            with replacing(target, lasting=False) as temporary:
+            with replacing(target, durable=False) as temporary:
                 pixels.tofile(temporary)
         return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
 

@@ -38,8 +38,8 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
         while number + 1 - first - len(results) > unread:
             results.append(step.finish())
         if number + 1 == CUT:
-            _save(step.state, out / "cut", main=info.main)
-    _save(step.state, out / "end", main=info.main)
+            _save(step.state, out / "cut", main=info.is_main)
+    _save(step.state, out / "end", main=info.is_main)
     skipped = _update_with_nonfinite_rank(step, info, last)
     from graph_train.training.agreement import require_same_digest
 
@@ -48,7 +48,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     if kind == "cuda-graph":
         pairs = sorted({(op.kind, op.owner) for op in executed_ops()})
         (out / f"ops{info.rank}.json").write_text(json.dumps(pairs))
-    if info.main:
+    if info.is_main:
         (out / "results.json").write_text(json.dumps([asdict(result) for result in [*results, skipped]]))
     team.current().report_done()
 
@@ -71,7 +71,7 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     placement = Placement("cpu", info.rank, info.world)
     network = tiny_network()
     # On CUDA statistics are per rank, to cover their averaging over ranks, too.
-    network.synchronise_statistics(not info.alone and kind != "cuda-graph")
+    network.synchronise_statistics(not info.single_rank and kind != "cuda-graph")
     state = TrainingState(
         placement.replicate_module(network), placement.replicate_module(tiny_network()), rule="sgd", placement=placement
     )
@@ -100,12 +100,12 @@ def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
     # Running statistics include the valid batch; everything else must be unchanged.
     kept = [*(f"model/{name}" for name in state.trained), *(f"first_moment/{name}" for name in state.trained)]
     before = state.arrays()
-    if info.rank == info.world - 1 and not info.alone:
+    if info.rank == info.world - 1 and not info.single_rank:
         values = sum(before[f"first_moment/{name}"].size for name in state.trained)
         state.accumulate_local_gradients(flow.tensor(np.full(values, np.nan, np.float32)))
     _start(step, number, update=True)
     result = step.finish()
-    if not info.alone:
+    if not info.single_rank:
         after = state.arrays()
         assert result.skipped
         assert all(np.array_equal(before[name], after[name]) for name in kept)

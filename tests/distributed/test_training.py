@@ -8,7 +8,7 @@ import pytest
 
 from graph_train.runs.checkpoint import load_checkpoint
 from tests.distributed.jobs import JobRunner
-from tests.graph_train.training_runner import finding, laid_out_as_coco
+from tests.graph_train.training_runner import detecting, laid_out_as_coco
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 EPOCHS = 10  # of two steps each
@@ -48,8 +48,8 @@ def test_validation_matches_single_process(runner: JobRunner) -> None:
     """The four images are split 2 + 2 and 2 + 1 + 1."""
     found = {}
     for ranks in (1, 2, 3):
-        name = f"finding{ranks}"
-        runner.run(runner.flags(name, epochs=1, **{"sync-bn": ranks > 1}, **finding(runner.root, runner.data)), ranks)
+        name = f"detecting{ranks}"
+        runner.run(runner.flags(name, epochs=1, **{"sync-bn": ranks > 1}, **detecting(runner.root, runner.data)), ranks)
         (found[ranks],) = rows(runner.root / "runs" / name)
     measures = slice(4, 8)  # precision, recall, mAP50, mAP50-95
     assert found[1][measures].min() > 0
@@ -60,7 +60,7 @@ def test_validation_matches_single_process(runner: JobRunner) -> None:
 def test_rank_0_writes_and_evaluates_coco_results(runner: JobRunner) -> None:
     data, found = laid_out_as_coco(runner.data, runner.root / "as-coco"), {}
     for ranks in (1, 2):
-        flags = {**finding(runner.root, runner.data), "data": data, "sync-bn": ranks > 1}
+        flags = {**detecting(runner.root, runner.data), "data": data, "sync-bn": ranks > 1}
         job = runner.run(runner.flags(f"coco{ranks}", epochs=1, **flags), ranks)
         assert "COCO metrics with" in job.text(0)
         entries = json.loads((runner.root / "runs" / f"coco{ranks}" / "best_predictions.json").read_text())
@@ -71,7 +71,7 @@ def test_rank_0_writes_and_evaluates_coco_results(runner: JobRunner) -> None:
 
 def test_running_means_cover_all_ranks(runner: JobRunner) -> None:
     """Use one batch of eight, so that the first layer sees the same images on any number of ranks."""
-    flags = {"epochs": 1, "batch-size": 8, **finding(runner.root, runner.data)}
+    flags = {"epochs": 1, "batch-size": 8, **detecting(runner.root, runner.data)}
     mean, variance = ("model/model.0.bn.running_mean", "model/model.0.bn.running_var")
     saved = []
     for ranks in (1, 2):

@@ -42,12 +42,12 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
     steps = {}
     for name in variants:
         graphs = _compiled(model, kind, VARIANTS[name], info)
-        if info.main:  # no other rank has the jobs
+        if info.is_main:  # no other rank has the jobs
             jobs = [_job(graph) for graph in graphs]
             ops = sum((Counter(job_ops(job)) for job in jobs), Counter[str]())
             moved = sum((_transfers(job) for job in jobs), Counter[str]())
             steps[name] = {"ops": dict(ops), "transfers": dict(moved)}
-    if info.main:
+    if info.is_main:
         out.write_text(json.dumps({"covered": sorted(covered_ops()), "steps": steps}), encoding="utf-8")
     team.current().report_done()
 

@@ -1,4 +1,4 @@
-"""Extracts commands and programs from the documentation's `bash` and `python` blocks."""
+"""Extraction of commands and programs from the documentation's `bash` and `python` blocks."""
 
 import re
 import shlex

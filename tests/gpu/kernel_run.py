@@ -1,4 +1,4 @@
-"""Runs cases of kernels: on a GPU in a child process, `python -m tests.gpu.kernel_run ARCHIVE NAME...`.
+"""Execution of kernel cases: on a GPU in a child process, `python -m tests.gpu.kernel_run ARCHIVE NAME...`.
 
 A kernel that reads a wrong address makes the GPU unusable for its process, and one that never ends blocks it, so
 `tests.gpu.kernel_stage` starts a new process for the kernels after it. The process writes lines of JSON: first the GPU,

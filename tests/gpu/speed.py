@@ -1,4 +1,4 @@
-"""Times the same work by our ops and by PyTorch: `python -m tests.gpu.speed ours|pytorch DEVICE [tiny]`.
+"""Times of the same work by our ops and by PyTorch: `python -m tests.gpu.speed ours|pytorch DEVICE [tiny]`.
 
 Prints the mean microseconds of each case as JSON. PyTorch's side runs in an interpreter without OneFlow.
 """

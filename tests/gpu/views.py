@@ -9,7 +9,7 @@ from tests.gpu.layouts import constant, structure
 _VIEWS = "ops/augmented_views/augmented_views.h"
 
 
-def _weights(size: int, scaled: int) -> np.ndarray:
+def interpolation(size: int, scaled: int) -> np.ndarray:
     """Return the (scaled, size) weights of bilinear interpolation between pixel centres."""
     source = ((np.arange(scaled) + 0.5) * size / scaled - 0.5).clip(0, size - 1)
     return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(size)))
@@ -22,7 +22,7 @@ def augmented_view(device: Device, planes: int = 6, border: float = 0.447) -> La
     for rows, columns, mirrored in ((79, 132, True), (64, 107, False)):
         want = np.full((planes, 96, 160), border)
         given = (images[..., ::-1] if mirrored else images) / 255
-        want[:, :rows, :columns] = _weights(96, rows) @ given @ _weights(160, columns).T
+        want[:, :rows, :columns] = interpolation(96, rows) @ given @ interpolation(160, columns).T
         stored = want.astype(np.float32)
         addresses = device.put(images), device.put(np.zeros_like(stored))
         sizes = (planes, 96, 160, rows, columns, 96, 160)

@@ -38,7 +38,7 @@ def test_unknown_setting_suggests_nearest() -> None:
 
 
 def test_train_then_validate_gives_same_metrics(runner: TrainingRunner, tmp_path: Path) -> None:
-    result = graph_train.train(**runner.flags(**runner.finding(project=tmp_path, epochs=2, kernels="auto")))
+    result = graph_train.train(**runner.flags(**runner.detecting(project=tmp_path, epochs=2, kernels="auto")))
     assert isinstance(result, TrainResult)
     assert result.validation is not None
     assert result.folder == tmp_path / "exp"
@@ -72,7 +72,7 @@ def test_hooks_run_in_yolov5_order(runner: TrainingRunner, tmp_path: Path) -> No
 
     for hook in HOOKS:
         recorder_for(hook)
-    graph_train.train(callbacks=callbacks, **runner.flags(**runner.finding(project=tmp_path)))
+    graph_train.train(callbacks=callbacks, **runner.flags(**runner.detecting(project=tmp_path)))
     validation = ["on_val_start", "on_val_batch_start", *["on_val_image_end"] * 4, "on_val_batch_end", "on_val_end"]
     update = ["optimizer_step", "on_before_zero_grad"]
     start = ["on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start"]

@@ -89,9 +89,9 @@ def write_hyp(folder: Path, **values: float) -> Path:
     return path
 
 
-def finding(folder: Path, data: Path) -> dict[str, Any]:
+def detecting(folder: Path, data: Path) -> dict[str, Any]:
     """Return flags of a training whose network has detections from the start and hardly changes."""
-    path = folder / "finding.safetensors"
+    path = folder / "detecting.safetensors"
     if not path.exists():
         photos = [Image.open(file) for file in sorted((data.parent / "images" / "val").glob("*.jpg"))]
         images = np.stack([np.asarray(photo.resize((64, 64))).transpose(2, 0, 1) for photo in photos])
@@ -154,7 +154,7 @@ class FinishedRun:
 
 
 class TrainingRunner:
-    """Runs trainings in subfolders of one folder."""
+    """Runner of trainings in subfolders of one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -201,9 +201,9 @@ class TrainingRunner:
         folder = result.folder if hasattr(result, "folder") else result.yaml_file.parent
         return FinishedRun(folder, recorded, result)
 
-    def finding(self, **flags: Any) -> dict[str, Any]:
+    def detecting(self, **flags: Any) -> dict[str, Any]:
         """Return flags of a run whose network has detections from the start and hardly changes, so its mAP is not 0."""
-        return {**finding(self.root, self.data), **flags}
+        return {**detecting(self.root, self.data), **flags}
 
     def hyp(self, **values: float) -> Path:
         """Write a hyper-parameter file: scratch-low with some values changed."""

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -53,25 +54,7 @@ class LossAndGradients(flow.nn.Module):
     def forward(self, labels: Tensor) -> tuple[Tensor, ...]:
         maps = [getattr(self, name) for name in self.names]
         parts = self.criterion(maps, labels)
-        internal = flow._oneflow_internal
-        if parts.total.is_lazy:
-            internal.nn.graph.AddTensorAsGraphLoss(parts.total)
-        tensors = internal.TensorTuple
-        return (
-            parts.total,
-            parts.parts,
-            *internal.autograd.grad(tensors([parts.total]), tensors(maps), tensors(), False, False),
-        )
-
-
-class CapturedLoss(flow.nn.Graph):
-    def __init__(self, module: LossAndGradients) -> None:
-        super().__init__()
-        self.module = module
-        self.config._train(True)
-
-    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.module(labels)
+        return (parts.total, parts.parts, *gradients_of(parts.total, maps))
 
 
 def loss_and_gradients(
@@ -154,7 +137,7 @@ def test_graph_matches_eager_bitwise(config: LossConfig) -> None:
     maps, labels = random_maps(HEAD), flow.tensor(pad_labels(random_rows(40), 4, 16))
     eager = LossAndGradients(DetectionLoss(HEAD, config), maps)
     module = LossAndGradients(DetectionLoss(HEAD, config), maps)
-    captured = CapturedLoss(module)
+    captured = ModuleGraph(module, differentiates=True)
     for _ in range(3):
         for ours, theirs in zip(captured(labels), eager(labels), strict=True):
             np.testing.assert_array_equal(ours.numpy(), theirs.numpy())

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernels.framework.module_graph import gradients_of
 from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.complexity import measure
+from models.layers import get_attribute
 from models.network import DetectionModel
 from models.spec import ModelSpec, load_model_spec
 from tests.bfloat16 import in_bfloat16
@@ -40,17 +42,7 @@ class _Trained(flow.nn.Graph):
 
     def build(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         maps = self.model(images)
-        loss = _loss(maps)
-        internal = flow._oneflow_internal
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        parameters = []
-        for name in self.names:
-            found: Any = self.model
-            for part in name.split("."):
-                found = getattr(found, part)
-            parameters.append(found)
-        pack = internal.TensorTuple
-        return maps, list(internal.autograd.grad(pack([loss]), pack(parameters), pack(), False, False))
+        return maps, gradients_of(_loss(maps), [get_attribute(self.model, name) for name in self.names])
 
 
 def _loss(maps: list[Tensor]) -> Tensor:

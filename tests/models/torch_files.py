@@ -1,4 +1,4 @@
-"""Writes files in the format of `torch.save`, opcode by opcode, including files PyTorch would never write."""
+"""Writing of files in the format of `torch.save`, opcode by opcode, including files PyTorch would never write."""
 
 import struct
 import zipfile

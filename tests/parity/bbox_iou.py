@@ -1,4 +1,4 @@
-"""Parity of `kernels.ops.bbox_iou.function`: IoU of matched pairs, the CIoU gradient, and IoU of all pairs."""
+"""Parity of box overlap: matched pairs with the CIoU gradient, and all pairs as in the metrics, which use NumPy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from kernels.ops.bbox_iou.function import IouKind, bbox_iou, box_iou
+from graph_train.metrics.average_precision import pairwise_iou
+from kernels.framework.module_graph import gradients_of
+from kernels.ops.bbox_iou.function import IouKind, bbox_iou
 from kernels.runtime import Tensor, flow
 from tests.parity.harness import Mode, Report, Subject, recorded
 
@@ -21,7 +23,7 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     data = report.open(path)
     for box_format in _FORMATS:
         _check_format(data, box_format, report, mode)
-    pairs = _evaluate_all_pairs(data["pair_box1"], data["pair_box2"], mode)
+    pairs = pairwise_iou(data["pair_box1"], data["pair_box2"])
     report.close("pair_box_iou", pairs, data["pair_box_iou"], atol=2e-6)
 
 
@@ -65,17 +67,7 @@ class _OverlapGraph(flow.nn.Graph):
 
     def build(self, box2: Tensor) -> tuple[Tensor, Tensor]:
         values = self.overlap(box2)
-        total = values.sum()
-        native = flow._oneflow_internal
-        native.nn.graph.AddTensorAsGraphLoss(total)
-        boxes = native.TensorTuple([self.overlap.box1])
-        gradients = native.autograd.grad(native.TensorTuple([total]), boxes, native.TensorTuple(), False, False)
-        return values, gradients[0]
-
-
-class _PairsGraph(flow.nn.Graph):
-    def build(self, boxes1: Tensor, boxes2: Tensor) -> Tensor:
-        return box_iou(boxes1, boxes2)
+        return values, gradients_of(values.sum(), [self.overlap.box1])[0]
 
 
 def _evaluate(box1: _Array, box2: _Array, kind: IouKind, xywh: bool, mode: Mode) -> tuple[_Array, _Array]:
@@ -87,12 +79,6 @@ def _evaluate(box1: _Array, box2: _Array, kind: IouKind, xywh: bool, mode: Mode)
     values = overlap(flow.tensor(box2))
     values.sum().backward()
     return values.numpy(), overlap.box1.grad.numpy()
-
-
-def _evaluate_all_pairs(boxes1: _Array, boxes2: _Array, mode: Mode) -> _Array:
-    run = _PairsGraph() if mode == "graph" else box_iou
-    result: _Array = run(flow.tensor(boxes1), flow.tensor(boxes2)).numpy()
-    return result
 
 
 SUBJECT = Subject(("bbox_iou*.npz",), check)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -33,7 +34,13 @@ def check(path: Path, report: Report, mode: Mode) -> None:
     """Compare all calls of one case within the tolerances of the vectors' README."""
     case = report.open(path)
     maps = [case[f"pred_{level}"] for level in range(len(case["stride"]))]
-    criterion = DetectionLoss(_head(case), _config(case))
+    config = loss_config(
+        json.loads(str(case["hyp_json"])),
+        gr=float(case["gr"]),
+        autobalance=bool(case["autobalance"]),
+        sort_obj_iou=bool(case["sort_obj_iou"]),
+    )
+    criterion = DetectionLoss(_head(case), config)
     targets, batch = case["targets"], maps[0].shape[0]
     capacity = label_capacity(int(np.bincount(targets[:, 0].astype(int), minlength=1).max()))
     run = _runner(mode, criterion, maps, pad_labels(targets, batch, capacity))
@@ -52,8 +59,8 @@ def _head(case: Mapping[str, Any]) -> HeadGeometry:
     return HeadGeometry(case["anchors_grid"], tuple(float(stride) for stride in case["stride"]), int(case["nc"]))
 
 
-def _config(case: Mapping[str, Any]) -> LossConfig:
-    hyp = json.loads(str(case["hyp_json"]))
+def loss_config(hyp: Mapping[str, float], **others: Any) -> LossConfig:
+    """Return the settings of the loss in a YOLOv5 `hyp` dictionary with scaled gains; `others` are not in it."""
     return LossConfig(
         box=hyp["box"],
         objectness=hyp["obj"],
@@ -63,9 +70,7 @@ def _config(case: Mapping[str, Any]) -> LossConfig:
         anchor_t=hyp["anchor_t"],
         fl_gamma=hyp["fl_gamma"],
         label_smoothing=hyp["label_smoothing"],
-        gr=float(case["gr"]),
-        autobalance=bool(case["autobalance"]),
-        sort_obj_iou=bool(case["sort_obj_iou"]),
+        **others,
     )
 
 
@@ -83,12 +88,7 @@ class _LossAndGradients(flow.nn.Module):
         maps = [getattr(self, f"map{level}") for level in range(self.levels)]
         details = self.criterion.details(maps, labels)
         total = details.parts.total
-        internal = flow._oneflow_internal
-        if total.is_lazy:
-            internal.nn.graph.AddTensorAsGraphLoss(total)
-        gradients = internal.autograd.grad(
-            internal.TensorTuple([total]), internal.TensorTuple(maps), internal.TensorTuple(), False, False
-        )
+        gradients = gradients_of(total, maps)
         return (
             total,
             details.parts.parts,
@@ -99,22 +99,12 @@ class _LossAndGradients(flow.nn.Module):
         )
 
 
-class _CapturedLoss(flow.nn.Graph):
-    def __init__(self, module: _LossAndGradients) -> None:
-        super().__init__()
-        self.module = module
-        self.config._train(True)
-
-    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.module(labels)
-
-
 def _runner(
     mode: Mode, criterion: DetectionLoss, maps: list[npt.NDArray[np.float32]], labels: npt.NDArray[np.float32]
 ) -> Callable[[], _Call]:
     padded = flow.tensor(labels)
     module = _LossAndGradients(criterion, maps)
-    execute = _CapturedLoss(module) if mode == "graph" else module
+    execute = ModuleGraph(module, differentiates=True) if mode == "graph" else module
 
     def run() -> _Call:
         total, parts, *arrays = (output.numpy() for output in execute(padded))

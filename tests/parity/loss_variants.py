@@ -1,19 +1,14 @@
 """Element losses that YOLOv5 defines but does not train with; parity has recorded values of them."""
 
 from kernels.runtime import Tensor, flow
-from models.cross_entropy import class_weight
+from models.cross_entropy import FocalLoss, class_weight
 
 
-class QualityFocalLoss(flow.nn.Module):
+class QualityFocalLoss(FocalLoss):
     """Quality focal loss, for targets such as an IoU: the loss times `alpha_t * |t - p| ** gamma`.
 
     Source: arXiv:2006.04388, eq. 4, with the class weight of the focal loss as in YOLOv5.
     """
-
-    def __init__(self, base: flow.nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
-        super().__init__()
-        self.base = base
-        self._gamma, self._alpha = gamma, alpha
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each element; logits and targets are float32 of the same shape, targets in [0, 1]."""

@@ -16,7 +16,6 @@ from graph_train.metrics.average_precision import (
 )
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.validation.coco_results import default_ids, evaluate_results, result_entries, write_results
-from graph_train.validation.measuring import ImageDetections
 from tests.parity.harness import Mode, Report, Subject
 
 _ATOL = 1e-6
@@ -82,13 +81,11 @@ def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
     _, _, map50, map50_95 = found.means()
     report.close("COCO mAP50-95, mAP50", (map50_95, map50), stored["coco_stats"][:2], atol=1e-3)
     ids = default_ids([str(category) for category in range(int(stored["nc"]))])
-    width, height = stored["image_wh"].tolist()
     entries, order = [], []
     for image in range(int(stored["n_images"])):
         rows = np.flatnonzero(stored["detection_image"] == image)
         order.append(rows)
-        shown = ImageDetections(Path(f"{image}.jpg"), (height, width), detections[rows], np.zeros((0, 5)))
-        entries += result_entries(shown, ids)
+        entries += result_entries(detections[rows], ids.image_id(Path(f"{image}.jpg")), ids.category_ids)
     numbers = np.concatenate(order)
     report.close("bbox", [entry["bbox"] for entry in entries], stored["coco_detection_bbox"][numbers], atol=_ATOL)
     report.close("score", [entry["score"] for entry in entries], stored["coco_detection_score"][numbers], atol=_ATOL)

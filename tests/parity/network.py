@@ -10,7 +10,9 @@ import numpy as np
 
 from graph_train.detection.augmented_views import AugmentedInference
 from graph_train.detection.inference import Inference, on_host
+from kernels.framework.module_graph import gradients_of
 from kernels.runtime import Tensor, flow
+from models.layers import get_attribute
 from models.network import DetectionModel
 from models.spec import load_model_spec, shipped_configs
 from tests.parity.harness import Mode, Report, Subject, VectorError
@@ -90,12 +92,7 @@ class _TrainGraph(flow.nn.Graph):
     def build(self, images: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         maps = self.model(images)
         scalar = _scalar(maps)
-        internal = flow._oneflow_internal
-        internal.nn.graph.AddTensorAsGraphLoss(scalar)
-        parameters = [_member(self.model, name) for name in self.names]
-        pack = internal.TensorTuple
-        gradients = internal.autograd.grad(pack([scalar]), pack(parameters), pack(), False, False)
-        return maps, scalar, list(gradients)
+        return maps, scalar, gradients_of(scalar, [get_attribute(self.model, name) for name in self.names])
 
 
 class _EvalGraph(flow.nn.Graph):
@@ -108,12 +105,6 @@ class _EvalGraph(flow.nn.Graph):
     def build(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         maps = self.model(images)
         return maps, self.model.decode(maps)
-
-
-def _member(module: Any, name: str) -> Tensor:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module
 
 
 def _train(model: DetectionModel, images: Tensor, mode: Mode) -> tuple[list[Tensor], Tensor, list[Tensor]]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graph_train.engine.state as engine_state
 import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
 from kernels.ops.update.function import HyperIndex
 from kernels.runtime import flow
-from models.layers import member
+from models.layers import get_attribute
 from models.network import DetectionModel
 from tests.parity import train_replay
 from tests.parity.harness import Mode, Report
@@ -61,7 +62,8 @@ def ema_copies_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def frozen_ema_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_step, "ema_decay", lambda _: 1.0)
+    for module in (engine_state, engine_step):
+        monkeypatch.setattr(module, "ema_decay", lambda _: 1.0)
 
 
 def wrong_update_sign(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +287,7 @@ def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "model.13.cv3.bn.weight"
 
     def change(state: TrainingState) -> None:
-        member(state.average, name).copy_(member(state.network, name))
+        get_attribute(state.average, name).copy_(get_attribute(state.network, name))
 
     _after_each_step(monkeypatch, change)
 
@@ -293,7 +295,7 @@ def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(state: TrainingState) -> None:
         update = state.update_state()
-        update.cut(update.first_moment)[state.trained.index("model.4.cv1.bn.bias")].mul_(0.9)
+        update.split(update.first_moment)[state.trained.index("model.4.cv1.bn.bias")].mul_(0.9)
 
     _after_each_step(monkeypatch, change)
 

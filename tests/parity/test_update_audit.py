@@ -11,7 +11,7 @@ from graph_train.engine.state import TrainingState
 from graph_train.engine.step import GraphStep
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
-from models.layers import member
+from models.layers import get_attribute
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 from tests.parity.update_audit import LATE_UPDATES, LIMIT, UpdateAudit
 
@@ -51,7 +51,7 @@ def errors(rule: UpdateRule, fault: Fault = lambda *_: None, name: str = "") -> 
 def moments_of(state: TrainingState, name: str, *, second: bool = False) -> Tensor:
     """Return the part of the flat moments that belongs to a parameter, as a view."""
     whole = state.update_state()
-    return whole.cut(whole.second_moment if second else whole.first_moment)[state.trained.index(name)]
+    return whole.split(whole.second_moment if second else whole.first_moment)[state.trained.index(name)]
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -60,15 +60,15 @@ def test_updates_agree_with_formula(rule: UpdateRule) -> None:
 
 
 def average_is_a_copy(state: TrainingState, name: str) -> None:
-    member(state.average, name).copy_(member(state.network, name))
+    get_attribute(state.average, name).copy_(get_attribute(state.network, name))
 
 
 def average_is_a_ten_thousandth_off(state: TrainingState, name: str) -> None:
-    member(state.average, name).mul_(1.0001)
+    get_attribute(state.average, name).mul_(1.0001)
 
 
 def weight_decays(state: TrainingState, name: str) -> None:
-    member(state.network, name).mul_(0.9999)
+    get_attribute(state.network, name).mul_(0.9999)
 
 
 def first_moment_is_zero(state: TrainingState, name: str) -> None:

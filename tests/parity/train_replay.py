@@ -1,4 +1,4 @@
-"""Replays a recorded training run with our training step."""
+"""Replay of a recorded training run with our training step."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from graph_train.engine.state import TrainingState
 from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult
 from kernels.runtime import flow
 from models.loss import DetectionLoss
-from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
 from models.targets import HeadGeometry
 from tests.parity.harness import Mode, VectorError, VectorFile
+from tests.parity.loss import loss_config
 from tests.parity.update_audit import LATE_UPDATES, LIMIT, UpdateAudit
 
 Arrays = Mapping[str, np.ndarray]
@@ -119,19 +119,9 @@ class Case:
 
     def criterion(self, network: DetectionModel) -> DetectionLoss:
         """Return the run's loss."""
-        hyp = self.json("hyp_scaled")
         strides = tuple(float(stride) for stride in network.stride)
-        config = LossConfig(
-            box=hyp["box"],
-            objectness=hyp["obj"],
-            classes=hyp["cls"],
-            cls_pw=hyp["cls_pw"],
-            obj_pw=hyp["obj_pw"],
-            anchor_t=hyp["anchor_t"],
-            fl_gamma=hyp["fl_gamma"],
-            label_smoothing=hyp["label_smoothing"],
-        )
-        return DetectionLoss(HeadGeometry(network.anchors_cells, strides, network.num_classes), config)
+        head = HeadGeometry(network.anchors_cells, strides, network.num_classes)
+        return DetectionLoss(head, loss_config(self.json("hyp_scaled")))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graph_train.engine.schedule import StepSettings, ema_decay
 from graph_train.engine.state import TrainingState
 from kernels.runtime import flow
-from models.layers import member
+from models.layers import get_attribute
 
 LATE_UPDATES = 2000
 """Updates before the additional one, which makes the decay of the average 0.63; that of the first updates is 0.0005."""
@@ -114,9 +114,11 @@ def _shared_arrays(state: TrainingState) -> _Arrays:
 
     Copying from it after each step is much faster than reading each tensor anew.
     """
-    shared = {f"model/{name}": member(state.network, name).numpy() for name in (*state.trained, *state.statistics)}
+    shared = {
+        f"model/{name}": get_attribute(state.network, name).numpy() for name in (*state.trained, *state.statistics)
+    }
     for name in state.trained:
-        shared[f"ema/{name}"] = member(state.average, name).numpy()
+        shared[f"ema/{name}"] = get_attribute(state.average, name).numpy()
     for kind in ["first_moment"] + ["second_moment"] * (state.rule != "sgd"):
         flat, start = getattr(state, kind).numpy(), 0
         for name in state.trained:

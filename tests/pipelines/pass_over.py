@@ -1,4 +1,4 @@
-"""Iterates over a training pipeline in a child process, to test its memory, threads and files.
+"""Passes over a training pipeline in a child process, to test its memory, threads and files.
 
 `python -m tests.pipelines.pass_over IMAGES FOLDER EPOCHS CACHE BATCHES`: caches go to FOLDER. Prints JSON with the
 resident bytes after each epoch and the threads at the end. If BATCHES is not 0, the pipeline is closed after that many

@@ -15,7 +15,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline
-from pipelines.pixels.decoding import TileDecoder, is_decoded_by_dali
+from pipelines.pixels.decoding import TileDecoder, dali_can_decode
 from pipelines.predict import FrameBatches, ImageBatches, PredictSettings
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
@@ -82,7 +82,7 @@ def test_images_are_retested_on_failing_gpu(built_devices: list[int | None], mon
 
     monkeypatch.setattr(Pipeline, "build", build)
     with pytest.raises(NotImplementedError):
-        is_decoded_by_dali(np.zeros(1, np.uint8), (1, 1), Backend(2))
+        dali_can_decode(np.zeros(1, np.uint8), (1, 1), Backend(2))
     with pytest.raises(NotImplementedError):
         TileDecoder(max_tiles=1, threads=1)
     assert built_devices == [2, None]

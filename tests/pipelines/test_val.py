@@ -131,7 +131,7 @@ def test_real_photos(bccd: Path, tmp_path: Path) -> None:
 
 
 def test_invalid_settings_raise(make: Make) -> None:
-    with pytest.raises(ValueError, match="image size 300 a multiple of the stride 32"):
+    with pytest.raises(ValueError, match="image size 300: must be a multiple of the stride 32"):
         make(image_px=300)
 
 

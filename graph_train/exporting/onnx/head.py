@@ -137,5 +137,5 @@ def _candidates(writer: GraphWriter, predictions: str, classes: int) -> tuple[st
 def _number_of_rows(writer: GraphWriter, predictions: str, max_det: int, boxes: int | None) -> str:
     if boxes is not None:
         return writer.integers([min(max_det, boxes)])
-    there = writer.part(writer.add("Shape", [predictions], "shape"), "boxes", axis=0, start=1, end=2)
-    return writer.add("Min", [there, writer.integers([max_det])], "row_count")
+    box_count = writer.part(writer.add("Shape", [predictions], "shape"), "boxes", axis=0, start=1, end=2)
+    return writer.add("Min", [box_count, writer.integers([max_det])], "row_count")

@@ -24,13 +24,13 @@ Attributes = dict[str, Any]
 _LAYERS = "torch.nn.modules"
 
 
-def module_instance(module: Module, *, half: bool, **more: Any) -> Instance:
+def module_instance(module: Module, *, half: bool, **extra_attributes: Any) -> Instance:
     """Return the pickled instance of a module and its submodules.
 
     Args:
         module: the module, not fused.
         half: whether to convert floating-point parameters and buffers to float16.
-        more: additional attributes of the instance.
+        extra_attributes: additional attributes of the instance.
     Raises:
         ValueError: YOLOv5 has no such module, or a value exceeds the range of float16.
     """
@@ -40,10 +40,10 @@ def module_instance(module: Module, *, half: bool, **more: Any) -> Instance:
         raise ValueError(f"{kind.__name__} is not supported in YOLOv5's format; supported are {known}")
     children = OrderedDict((name, module_instance(child, half=half)) for name, child in module._modules.items())
     parameters = _with_storage(module._parameters, Parameter, half=half)
-    own = _ATTRIBUTES.get(kind, lambda _: {})(module)
-    parameters.update(dict.fromkeys(own.pop("absent_parameters", ())))
+    attributes = _ATTRIBUTES.get(kind, lambda _: {})(module)
+    parameters.update(dict.fromkeys(attributes.pop("absent_parameters", ())))
     buffers = _with_storage(module._buffers, np.asarray, half=half)
-    return torch_module(_CLASSES[kind], parameters, buffers, children, {**own, **more})
+    return torch_module(_CLASSES[kind], parameters, buffers, children, {**attributes, **extra_attributes})
 
 
 def _with_storage(

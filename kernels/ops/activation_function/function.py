@@ -29,11 +29,11 @@ def activate(x: Tensor, function: str, parameter: float = 0.0) -> Tensor:
     """
     if function not in FUNCTIONS:
         raise ValueError(f"activation function {function}: must be one of {', '.join(FUNCTIONS)}")
-    return _function(FUNCTIONS.index(function), float(parameter)).apply(x)
+    return _autograd_function(FUNCTIONS.index(function), float(parameter)).apply(x)
 
 
 @cache
-def _function(kind: int, parameter: float) -> Any:
+def _autograd_function(kind: int, parameter: float) -> Any:
     forward_op = dispatch.op_of("graph_train_activate", "x")
     backward_op = dispatch.op_of("graph_train_activate_grad", "dy", "x")
     attributes: dict[str, Sequence[Any]] = {"integers": (kind,), "floats": (parameter,)}

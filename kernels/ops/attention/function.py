@@ -21,11 +21,11 @@ def attention(x: Tensor, heads: int) -> Tensor:
         (B, H, W, C) in the type of x.
     Source: arXiv:1706.03762, eq. 1.
     """
-    return _function(heads).apply(x)
+    return _autograd_function(heads).apply(x)
 
 
 @cache
-def _function(heads: int) -> Any:
+def _autograd_function(heads: int) -> Any:
     forward_op = dispatch.op_of("graph_train_attention", "x", outputs=2)
     backward_op = dispatch.op_of("graph_train_attention_grad", "dy", "x", "map")
 

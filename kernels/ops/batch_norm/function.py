@@ -39,7 +39,7 @@ def batch_norm(
         The shape and type of x.
     Source: arXiv:1502.03167.
     """
-    function = _function(training, silu, float(eps), float(momentum))
+    function = _autograd_function(training, silu, float(eps), float(momentum))
     return function.apply(x, gamma, beta, running_mean, running_variance)
 
 
@@ -65,7 +65,7 @@ def synchronised_batch_norm(
 
 
 @cache
-def _function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
+def _autograd_function(training: bool, silu: bool, eps: float, momentum: float) -> Any:
     forward_op = dispatch.op_of(
         "graph_train_batch_norm", "x", "gamma", "beta", "moving_mean", "moving_variance", outputs=2
     )

@@ -1,4 +1,4 @@
-"""Box overlap: IoU, GIoU, DIoU and CIoU of matched pairs, IoU of all pairs.
+"""Overlap of matched box pairs: IoU, GIoU, DIoU and CIoU.
 
 Formulas and rounding order are YOLOv5's. Sources: arXiv:1902.09630 (GIoU), arXiv:1911.08287 (DIoU, CIoU).
 """
@@ -117,29 +117,10 @@ def _fused_overlap(kind: IouKind, xywh: bool, eps: float, needs_gradient2: bool)
         def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
             box1, box2 = context.saved_tensors
             floats = (eps, 2.0 if needs_gradient2 else 1.0)
-            wanted = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=floats)
-            return wanted[0], wanted[1] if needs_gradient2 else None
+            gradients = dispatch.call(backward_op, (box1, box2, gradient), integers=integers, floats=floats)
+            return gradients[0], gradients[1] if needs_gradient2 else None
 
     return FusedOverlap
-
-
-def box_iou(boxes1: Tensor, boxes2: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """Return the IoU of every box of one set with every box of another.
-
-    Args:
-        boxes1, boxes2: (N, 4) and (M, 4), x1, y1, x2, y2, the same floating dtype and unit of length.
-        eps: is added to the union.
-    Returns:
-        (N, M), dtype of the inputs.
-    """
-    left1, top1, right1, bottom1 = (boxes1[:, column].unsqueeze(1) for column in range(4))
-    left2, top2, right2, bottom2 = (boxes2[:, column].unsqueeze(0) for column in range(4))
-    width = (flow.minimum(right1, right2) - flow.maximum(left1, left2)).clamp(min=0.0)
-    height = (flow.minimum(bottom1, bottom2) - flow.maximum(top1, top2)).clamp(min=0.0)
-    intersection = width * height
-    area1 = (right1 - left1) * (bottom1 - top1)
-    area2 = (right2 - left2) * (bottom2 - top2)
-    return intersection / (area1 + area2 - intersection + eps)
 
 
 def _check_pairs(box1: Tensor, box2: Tensor, kind: str) -> None:

@@ -22,11 +22,11 @@ def add_bias(x: Tensor, bias: Tensor, *, silu: bool = False, to_float32: bool = 
     """
     if silu and flow.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
         raise ValueError("add_bias with silu has no gradient: use batch_norm with silu, or apply SiLU separately")
-    return _function(ActivationType.of(x.dtype), silu, to_float32).apply(x, bias)
+    return _autograd_function(ActivationType.of(x.dtype), silu, to_float32).apply(x, bias)
 
 
 @cache
-def _function(kind: ActivationType, silu: bool, to_float32: bool) -> Any:
+def _autograd_function(kind: ActivationType, silu: bool, to_float32: bool) -> Any:
     forward_op = dispatch.op_of("graph_train_add_bias", "x", "bias")
     backward_op = dispatch.op_of("graph_train_add_bias_grad", "dy", outputs=2)
 

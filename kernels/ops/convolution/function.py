@@ -40,22 +40,22 @@ def convolution(x: Tensor, weight: Tensor, geometry: ConvolutionGeometry, *, pac
     Raises:
         ValueError: incompatible shapes or data types.
     """
-    _check(x, weight, geometry.groups, packed)
-    return _function(geometry, packed, x.requires_grad).apply(x, weight)
+    _check_shapes(x, weight, geometry.groups, packed)
+    return _autograd_function(geometry, packed, x.requires_grad).apply(x, weight)
 
 
-def _check(x: Tensor, weight: Tensor, groups: int, packed: bool) -> None:
+def _check_shapes(x: Tensor, weight: Tensor, groups: int, packed: bool) -> None:
     order, input_axis = ("(O, KH, KW, I / groups)", 3) if packed else ("(O, I / groups, KH, KW)", 1)
-    given = f"activation {tuple(x.shape)}, weight {tuple(weight.shape)}, {groups} groups, packed={packed}"
+    shapes = f"activation {tuple(x.shape)}, weight {tuple(weight.shape)}, {groups} groups, packed={packed}"
     if x.ndim != 4 or weight.ndim != 4 or x.shape[3] != weight.shape[input_axis] * groups or weight.shape[0] % groups:
-        raise ValueError(f"{given}: must be (B, H, W, I) and {order}")
-    wanted = x.dtype if packed else flow.float32
-    if weight.dtype != wanted:
-        raise ValueError(f"{given}: the weight is {weight.dtype}, must be {wanted}")
+        raise ValueError(f"{shapes}: must be (B, H, W, I) and {order}")
+    dtype = x.dtype if packed else flow.float32
+    if weight.dtype != dtype:
+        raise ValueError(f"{shapes}: the weight is {weight.dtype}, must be {dtype}")
 
 
 @cache
-def _function(geometry: ConvolutionGeometry, packed: bool, needs_input_gradient: bool) -> Any:
+def _autograd_function(geometry: ConvolutionGeometry, packed: bool, needs_input_gradient: bool) -> Any:
     forward_op = dispatch.op_of("graph_train_convolution", "x", "weight")
     data_op = dispatch.op_of("graph_train_convolution_data_grad", "dy", "weight", "x")
     filter_op = dispatch.op_of("graph_train_convolution_filter_grad", "dy", "x", "weight")

@@ -57,8 +57,8 @@ def suppress_detections(
     """
     op = dispatch.op_of("graph_train_suppress", "predictions", outputs=2)
     # An empty list selects nothing: pass an index that no class has.
-    wanted = [] if classes is None else [int(number) for number in classes] or [-1]
-    integers = (int(multi_label), int(agnostic), max_det, max_candidates, *wanted)
+    selected = [] if classes is None else [int(number) for number in classes] or [-1]
+    integers = (int(multi_label), int(agnostic), max_det, max_candidates, *selected)
     with flow.no_grad():
         detections, counts = dispatch.call_many(
             op, (predictions,), integers=integers, floats=(confidence, iou, class_shift)

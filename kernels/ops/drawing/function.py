@@ -51,7 +51,7 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
     draw(*source, edges, _number(filter), *drawn)
 
 
-def resampled(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:
+def draw_region_reference(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:
     """Return (3, rows, columns) uint8, the slow reference of `draw_region`.
 
     Args:

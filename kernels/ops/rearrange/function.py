@@ -18,7 +18,7 @@ def space_to_depth(x: Tensor) -> Tensor:
 
     The order is the left column from top to bottom, then the right one, as in YOLOv5's `Focus`.
     """
-    return _function("graph_train_space_to_depth", "graph_train_depth_to_space", ()).apply(x)
+    return _autograd_function("graph_train_space_to_depth", "graph_train_depth_to_space", ()).apply(x)
 
 
 def zero_pad(x: Tensor, borders: Borders) -> Tensor:
@@ -28,11 +28,11 @@ def zero_pad(x: Tensor, borders: Borders) -> Tensor:
         x: activation.
         borders: not negative.
     """
-    return _function("graph_train_zero_pad", "graph_train_crop", borders).apply(x)
+    return _autograd_function("graph_train_zero_pad", "graph_train_crop", borders).apply(x)
 
 
 @cache
-def _function(forward: str, backward: str, integers: tuple[int, ...]) -> Any:
+def _autograd_function(forward: str, backward: str, integers: tuple[int, ...]) -> Any:
     forward_op, backward_op = dispatch.op_of(forward, "x"), dispatch.op_of(backward, "x")
 
     class Rearrange(flow.autograd.Function):

@@ -141,7 +141,7 @@ class UpdateState:
         """Number of elements of all parameters."""
         return sum(parameter.numel() for parameter in self.parameters)
 
-    def cut(self, flat: Tensor) -> list[Tensor]:
+    def split(self, flat: Tensor) -> list[Tensor]:
         """Split a flat tensor into views in the shapes of the parameters."""
         parts, start = [], 0
         for parameter in self.parameters:
@@ -333,7 +333,7 @@ _RULES: Mapping[UpdateRule, Callable[[_RuleInputs, Tensor, _Scalars], _NewValues
 
 
 def _assign_parts(state: UpdateState, targets: Sequence[Tensor], flat: Tensor) -> None:
-    for target, value in zip(targets, state.cut(flat), strict=True):
+    for target, value in zip(targets, state.split(flat), strict=True):
         assign(target, value)
 
 

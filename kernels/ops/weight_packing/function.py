@@ -1,5 +1,7 @@
-"""Conversion of a network's weights of convolutions and linear layers to the layout and type of activations, in one op
-forward and backward."""
+"""Conversion of the weights of convolutions and linear layers to the layout and type of activations.
+
+All weights of a network are converted by one op, and their gradients by another.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,12 +21,12 @@ def pack_weights(weights: Sequence[Tensor], activation_type: ActivationType) -> 
     Returns:
         (O, KH, KW, I) or (O, 1, 1, I) each, in the same order.
     """
-    packed = _function(tuple(weight.ndim for weight in weights), activation_type).apply(*weights)
+    packed = _autograd_function(tuple(weight.ndim for weight in weights), activation_type).apply(*weights)
     return [packed] if len(weights) == 1 else list(packed)
 
 
 @cache
-def _function(axes: tuple[int, ...], activation_type: ActivationType) -> Any:
+def _autograd_function(axes: tuple[int, ...], activation_type: ActivationType) -> Any:
     count = len(axes)
     pack_op = dispatch.build_op("graph_train_pack_weights", (("weight", count),), outputs=count)
     unpack_op = dispatch.build_op("graph_train_unpack_weights", (("gradient", count),), outputs=count)

@@ -7,7 +7,7 @@ import pytest
 
 from graph_train.engine.schedule import ema_decay
 from graph_train.engine.state import LOSS_SCALE_GROWTH_INTERVAL, Counters
-from graph_train.engine.step import EagerStep, GraphStep, StepResult, TrainStep, _advance
+from graph_train.engine.step import EagerStep, GraphStep, StepResult, TrainStep
 from kernels.framework import eager_runs as eager_runs_module
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
@@ -216,20 +216,20 @@ def test_loss_scale_known_values() -> None:
     """The scale is halved after an overflow, doubled after 2000 good updates, and unchanged by accumulation."""
     update, wait = (replace(tiny_schedule().at(0, 0), update=update) for update in (True, False))
     counters = Counters(loss_scale=1024.0, good_updates=LOSS_SCALE_GROWTH_INTERVAL - 2)
-    counters = _advance(counters, update, updated=True, scaled=True)
+    counters = counters.after(update, updated=True, scaled=True)
     assert (counters.loss_scale, counters.good_updates, counters.updates) == (1024, LOSS_SCALE_GROWTH_INTERVAL - 1, 1)
-    waiting = _advance(counters, wait, updated=False, scaled=True)
+    waiting = counters.after(wait, updated=False, scaled=True)
     assert waiting == replace(counters, pending_decay=1.0)
-    grown = _advance(counters, update, updated=True, scaled=True)
+    grown = counters.after(update, updated=True, scaled=True)
     assert (grown.loss_scale, grown.good_updates, grown.updates) == (2048, 0, 2)
-    halved = _advance(grown, update, updated=False, scaled=True)
+    halved = grown.after(update, updated=False, scaled=True)
     assert (halved.loss_scale, halved.skipped, halved.skipped_in_row, halved.updates) == (1024, 1, 1, 2)
-    again = _advance(halved, update, updated=False, scaled=True)
+    again = halved.after(update, updated=False, scaled=True)
     assert (again.loss_scale, again.skipped_in_row) == (512, 2)
-    assert _advance(again, update, updated=True, scaled=True).skipped_in_row == 0
+    assert again.after(update, updated=True, scaled=True).skipped_in_row == 0
     # Without a loss scale, nothing changes.
     unscaled = replace(counters, loss_scale=1.0)
-    assert [_advance(unscaled, update, updated=updated, scaled=False).loss_scale for updated in (True, False)] == [1, 1]
+    assert [unscaled.after(update, updated=updated, scaled=False).loss_scale for updated in (True, False)] == [1, 1]
 
 
 def test_gradients_accumulate() -> None:

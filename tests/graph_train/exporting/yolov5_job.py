@@ -1,4 +1,4 @@
-"""Loads a .pt as YOLOv5 does and writes its predictions; runs in the Python of a YOLOv5 checkout.
+"""Loading of a .pt as YOLOv5 does, and its predictions; runs in the Python of a YOLOv5 checkout.
 
 Arguments: .pt file, .npz with `images` (B, 3, H, W) in [0, 1], .npz to write. The checkout is the working directory.
 """

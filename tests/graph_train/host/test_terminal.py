@@ -1,4 +1,4 @@
-"""Output to terminals whose encoding cannot represent it."""
+"""Output of any text to terminals that may not be able to represent it."""
 
 import io
 import os
@@ -8,14 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.host.terminal import SteadyStream
+from graph_train.host.terminal import RobustStream, as_line
 from tests.pipelines.data_sets import add_image, write_yaml
+
+
+def test_one_printable_line_of_bounded_words() -> None:
+    assert as_line("a\n  b\tc") == "a b c"
+    assert as_line("\x1b[1m\x1b[38;2;255;000;000mError\x1b[0m: no\x07") == "Error: no\\x07"
+    long = as_line(f"a: {'x' * 5000}/y.txt: no such file")
+    assert len(long) < 400 and long.startswith("a: xxx") and long.endswith("xxx/y.txt: no such file") and "…" in long
+    assert as_line("y" * 400) == "y" * 400
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_unencodable_characters_are_escaped(encoding: str) -> None:
     raw = io.BytesIO()
-    stream = SteadyStream(io.TextIOWrapper(raw, encoding=encoding))
+    stream = RobustStream(io.TextIOWrapper(raw, encoding=encoding))
     text = "grün → \udce9\n"
     assert stream.write(text) == len(text)
     stream.flush()
@@ -29,7 +37,7 @@ def test_closed_standard_streams_are_harmless(tmp_path: Path, closed: str, flags
     data = write_yaml(tmp_path, "train: images\nval: images\nnames: [a]\n")
     command = f"exec {sys.executable} -m graph_train.cli.check --data {data} {flags} {closed}"
     assert subprocess.run(["bash", "-c", command], check=False, stdout=subprocess.DEVNULL).returncode == code
-    code_of_child = "from graph_train.host.terminal import *\nwith steady_output(): print(open('x', 'w').fileno() > 2)"
+    code_of_child = "from graph_train.host.terminal import *\nwith robust_output(): print(open('x', 'w').fileno() > 2)"
     shown = f'cd {tmp_path}; exec {sys.executable} -c "{code_of_child}" <&- 2>&-'
     found = subprocess.run(
         ["bash", "-c", shown], check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}

@@ -8,6 +8,7 @@ from graph_train.metrics.average_precision import (
     fitness,
     match_detections,
     metrics_per_class,
+    pairwise_iou,
     smooth,
 )
 
@@ -18,6 +19,12 @@ def detections_of(*rows: tuple[float, ...]) -> np.ndarray:
 
 def labels_of(*rows: tuple[float, ...]) -> np.ndarray:
     return np.asarray(rows, np.float32).reshape(-1, 5)
+
+
+def test_pairwise_iou_known_values() -> None:
+    first = np.array([[0, 0, 2, 2], [1, 0, 3, 2]], np.float32)
+    second = np.array([[0, 0, 2, 2], [5, 5, 6, 6], [0, 0, 1, 1]], np.float32)
+    np.testing.assert_allclose(pairwise_iou(first, second), [[1, 0, 1 / 4], [2 / 6, 0, 0]], atol=1e-6)
 
 
 def test_matching_known_values() -> None:

@@ -11,7 +11,7 @@ from graph_train.plots.curves import plot_study, plot_validation
 from graph_train.plots.images import MAX_IMAGES, plot_detections, plot_labelled
 from graph_train.plots.labels import plot_labels
 from graph_train.plots.results import _panel, plot_results, read_results
-from graph_train.plots.style import class_colour, legend_outside, literal, new_figure, optional_plot
+from graph_train.plots.style import class_colour, escape_mathtext, legend_outside, new_figure, optional_plot
 from graph_train.runs.results_csv import COLUMNS
 
 NAMES = ("circle", "square", "Dreieck ß")
@@ -161,7 +161,7 @@ def test_class_names_are_drawn_verbatim(tmp_path: Path, name: str) -> None:
     plot_validation(found, ConfusionMatrix(1), [name], tmp_path)
     plot_labels(np.full((3, 5), 0.2) * [0, 1, 1, 1, 1], [name], tmp_path / "labels.jpg")
     axes = new_figure(3, 3, "").subplots()
-    axes.plot([0, 1], [0, 1], label=literal(name))
+    axes.plot([0, 1], [0, 1], label=escape_mathtext(name))
     legend_outside(axes)
     (shown,) = axes.get_legend().get_texts()
     shown.figure.canvas.draw()

@@ -16,14 +16,14 @@ def test_no_launcher_is_single_process() -> None:
     assert rank_info({}, host="a") == RankInfo(host="a")
     # OneFlow sets these in a single process, and child processes inherit them.
     own = {"RANK": "-1", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
-    assert rank_info(own, host="a").alone
+    assert rank_info(own, host="a").single_rank
 
 
 def test_launcher_variables() -> None:
     assert rank_info(TORCH, host="b") == RankInfo(3, 4, 1, "b", "10.0.0.1", 29500)
     # torchrun's agent listens at the port itself.
     assert rank_info({**TORCH, "TORCHELASTIC_USE_AGENT_STORE": "True"}, host="b").master_port == 29501
-    assert rank_info({**TORCH, "RANK": "0", "WORLD_SIZE": "1"}, host="b").alone
+    assert rank_info({**TORCH, "RANK": "0", "WORLD_SIZE": "1"}, host="b").single_rank
 
 
 def test_slurm_variables() -> None:
@@ -31,7 +31,7 @@ def test_slurm_variables() -> None:
     chosen = rank_info({**SLURM, "MASTER_PORT": "23456", "MASTER_ADDR": "10.1.1.1"}, host="gpu004")
     assert (chosen.master_host, chosen.master_port) == ("10.1.1.1", 23456)
     # A batch script has SLURM_NTASKS and a process number, but only srun starts the tasks.
-    assert rank_info({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, host="a").alone
+    assert rank_info({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, host="a").single_rank
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_all_ranks_connect() -> None:
     for meeting in meetings:
         assert isinstance(meeting, Rendezvous), meeting
         assert meeting.hosts == ("host0", "host1", "host2")
-        assert meeting.places[2] == f"host2, process {os.getpid()}"
-    assert len({meeting.engine_port for meeting in meetings if isinstance(meeting, Rendezvous)}) == 1
+        assert meeting.locations[2] == f"host2, process {os.getpid()}"
+    assert len({meeting.oneflow_port for meeting in meetings if isinstance(meeting, Rendezvous)}) == 1
     assert [sorted(m.sockets) for m in meetings if isinstance(m, Rendezvous)] == [[1, 2], [0], [0]]
     close(meetings)
 
@@ -117,7 +117,7 @@ def job() -> Any:
         _, rank_lost_in = os.pipe()
         sockets = {str(other): connection.fileno() for other, connection in meeting.sockets.items()}
         settings = WatchSettings(
-            rank, process.pid, sockets, status_out, rank_lost_in, list(meeting.places), list(meeting.hosts)
+            rank, process.pid, sockets, status_out, rank_lost_in, list(meeting.locations), list(meeting.hosts)
         )
         watch = subprocess.Popen(
             [sys.executable, "-m", "graph_train.ranks.rank_watch", json.dumps(asdict(settings))],

@@ -40,7 +40,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> TrainingRunner:
 @pytest.fixture(scope="module")
 def finished(runner: TrainingRunner) -> FinishedRun:
     """Return a run with plots, in graph mode."""
-    return runner.train(**runner.finding(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
+    return runner.train(**runner.detecting(epochs=EPOCHS, noplots=False, graph=True, name="<b>run"))
 
 
 def numbers(finished: FinishedRun) -> dict[str, Any]:

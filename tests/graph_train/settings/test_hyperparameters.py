@@ -16,7 +16,7 @@ from graph_train.settings.hyperparameters import (
     load_hyperparameters,
     shipped_names,
 )
-from pipelines.augmentation.augment_config import AugmentConfig, largest
+from pipelines.augmentation.augment_config import AugmentConfig, upper_bound
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -104,7 +104,7 @@ def test_impossible_augmentation_raises_with_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"my\.yaml:1: perspective=0\.005 is out of range; .* <= 0\.001"):
         load_hyperparameters(_file(tmp_path, "perspective: 0.005\n"))
     for name in AUGMENTATIONS:
-        value = largest(name)
+        value = upper_bound(name)
         assert getattr(Hyperparameters(**{name: value}), name) == value
         AugmentConfig(**{name: value})  # type: ignore[arg-type] # all of these are numbers
 

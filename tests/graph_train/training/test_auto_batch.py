@@ -9,13 +9,13 @@ import pytest
 from graph_train.settings.hyperparameters import load_hyperparameters
 from graph_train.settings.train_options import options_from_flags
 from graph_train.training.auto_batch import DEFAULT_BATCH, MAX_AUTO_BATCH, MemoryModel, _choose, fit, with_batch_size
-from graph_train.training.batch_memory import Measured, RunFacts
+from graph_train.training.batch_memory import PhaseMemory, RunFacts
 from tests.graph_train.training_runner import TrainingRunner
 
 ADDING = RunFacts(train_images=100, val_images=1000, val_shapes=2, graphs_add_up=True, sizes=1.0)
 SHARED = replace(ADDING, graphs_add_up=False)
-STEPS = [Measured("step", 2, 700), Measured("step", 4, 900), Measured("step", 8, 1300)]
-MEASURED = [Measured("start", 0, 5000), Measured("data", 8, 80), *STEPS, Measured("validation", 8, 240)]
+STEPS = [PhaseMemory("step", 2, 700), PhaseMemory("step", 4, 900), PhaseMemory("step", 8, 1300)]
+MEASURED = [PhaseMemory("start", 0, 5000), PhaseMemory("data", 8, 80), *STEPS, PhaseMemory("validation", 8, 240)]
 
 
 def test_memory_line_fit() -> None:

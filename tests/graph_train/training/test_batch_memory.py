@@ -1,12 +1,13 @@
 """Memory measured by `--batch-size -1` on a fake GPU."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from graph_train.host import memory as host_memory
 from graph_train.host.memory import DeviceMemory
-from graph_train.training.batch_memory import Measured, _facts, _Memory, measure_steps
+from graph_train.training.batch_memory import PhaseMemory, _facts, _Memory, measure_steps
 from models.spec import load_model_spec
 from pipelines.augmentation.draws import multi_scale_sizes
 from tests.graph_train.tiny import TINY
@@ -32,7 +33,7 @@ class FakeGpu:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_gpu_measurements_do_not_accumulate(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, found = FakeGpu(keeps=compiled), list[Measured]()
+    gpu, found = FakeGpu(keeps=compiled), list[PhaseMemory]()
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=compiled), [1, 2, 4, 8], gpu.step, found.append)
     expected = [GB // 2 + images * GB // 4 for images in (1, 2, 4, 8)]
@@ -41,7 +42,7 @@ def test_gpu_measurements_do_not_accumulate(compiled: bool, monkeypatch: pytest.
 
 
 def test_batch_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, found = FakeGpu(keeps=True), list[Measured]()
+    gpu, found = FakeGpu(keeps=True), list[PhaseMemory]()
     monkeypatch.setattr(host_memory, "device_memory", gpu.memory)
     measure_steps(_Memory("cuda:1", compiled=True), [16, 64, 256, 1024], gpu.step, found.append)
     assert [item.images for item in found] == [16, 64]
@@ -49,7 +50,7 @@ def test_batch_size_that_may_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatc
 
 def test_multi_scale_sizes_match_training() -> None:
     spec = load_model_spec(TINY)  # its coarsest stride is 16; sizes are multiples of 32
-    run = SimpleNamespace(
+    run: Any = SimpleNamespace(
         setup=SimpleNamespace(
             image_px=128,
             options=SimpleNamespace(data=SimpleNamespace(multi_scale=True)),

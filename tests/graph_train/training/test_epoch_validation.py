@@ -33,7 +33,7 @@ def test_coco_metrics_match_leaderboard(runner: TrainingRunner, tmp_path: Path) 
     data, recorded, callbacks = laid_out_as_coco(runner.data, tmp_path), [], Callbacks()
     callbacks.register_action("on_train_end", callback=lambda *given: recorded.append(given))
     result = train(
-        callbacks=callbacks, **runner.flags(**runner.finding(data=data, project=tmp_path / "runs", name="exp"))
+        callbacks=callbacks, **runner.flags(**runner.detecting(data=data, project=tmp_path / "runs", name="exp"))
     )
     assert isinstance(result, TrainResult)
     file = result.folder / "best_predictions.json"
@@ -59,7 +59,7 @@ def test_coco_metrics_match_leaderboard(runner: TrainingRunner, tmp_path: Path) 
 
 def test_coco_without_annotations_is_only_written(runner: TrainingRunner, tmp_path: Path) -> None:
     data = laid_out_as_coco(runner.data, tmp_path, annotations=False)
-    finished = runner.train(**runner.finding(data=data))
+    finished = runner.train(**runner.detecting(data=data))
     assert finished.result.coco is None
     assert finished.result.results[:4] == finished.result.validation.means
     entries = json.loads((finished.folder / "best_predictions.json").read_text())
@@ -70,13 +70,13 @@ def test_coco_without_annotations_is_only_written(runner: TrainingRunner, tmp_pa
 def test_mismatched_annotations_do_not_end_run(runner: TrainingRunner, tmp_path: Path) -> None:
     data = laid_out_as_coco(runner.data, tmp_path)
     (tmp_path / "coco/annotations/instances_val2017.json").write_text("{}")
-    finished = runner.train(**runner.finding(data=data))
+    finished = runner.train(**runner.detecting(data=data))
     assert finished.result.coco is None and finished.result.validation is not None
     assert "instances_val2017.json: not a COCO annotation file" in finished.log
 
 
 def test_other_data_sets_are_validated_as_in_every_epoch(runner: TrainingRunner) -> None:
-    finished = runner.train(**runner.finding())
+    finished = runner.train(**runner.detecting())
     assert finished.result.coco is None
     assert "best_predictions.json" not in finished.names
 

@@ -42,7 +42,7 @@ def test_unused_gradients_are_dropped_at_epoch_end(runner: TrainingRunner, tmp_p
 
 @pytest.mark.parametrize(("so_far", "kept"), [(0.99, True), (0.0, False)])
 def test_best_weights_come_from_best_epoch(runner: TrainingRunner, so_far: float, kept: bool) -> None:
-    stopped = runner.train(**runner.finding(epochs=3, stop_after=3))
+    stopped = runner.train(**runner.detecting(epochs=3, stop_after=3))
     last, best = (stopped.folder / "weights" / f"{name}.safetensors" for name in ("last", "best"))
     assert 0 < load_checkpoint(last).header["cursor"]["best_fitness"] < 0.99
     state = load_checkpoint(last)

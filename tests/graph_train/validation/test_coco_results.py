@@ -10,6 +10,7 @@ import pytest
 from graph_train.metrics.average_precision import ClassMetrics, match_detections, metrics_per_class
 from graph_train.validation.coco_results import (
     COCO_CATEGORY_IDS,
+    CocoIds,
     default_ids,
     evaluate_results,
     find_annotations,
@@ -26,14 +27,18 @@ def image_with(*rows: tuple[float, ...], path: str = "images/000042.jpg") -> Ima
     return ImageDetections(Path(path), (480, 640), np.asarray(rows, np.float32).reshape(-1, 6), np.zeros((0, 5)))
 
 
+def entries_of(image: ImageDetections, ids: CocoIds) -> list[dict[str, Any]]:
+    return result_entries(image.detections, ids.image_id(image.path), ids.category_ids)
+
+
 def test_entry_known_values() -> None:
-    entries = result_entries(image_with((10.12345, 20, 30.5, 60, 0.1234567, 1)), default_ids(("a", "b")))
+    entries = entries_of(image_with((10.12345, 20, 30.5, 60, 0.1234567, 1)), default_ids(("a", "b")))
     assert entries == [{"image_id": 42, "category_id": 1, "bbox": [10.123, 20, 20.377, 40], "score": 0.12346}]
 
 
 def test_boxes_round_as_in_yolov5() -> None:
     """Recorded from YOLOv5: from the centre in float32, 534.40045 becomes 534.40051, and 534.401 when rounded."""
-    entries = result_entries(
+    entries = entries_of(
         image_with(
             (534.4004516601562, 291.7640380859375, 587.1075439453125, 359.54010009765625, 0.5, 0),
             (501.73675537109375, 368.9385070800781, 635.7423706054688, 386.311767578125, 0.5, 0),
@@ -105,7 +110,7 @@ def test_invalid_annotations_raise(tmp_path: Path, text: str) -> None:
 
 def test_results_of_other_data_set_raise(tmp_path: Path) -> None:
     file = write_annotations(tmp_path / "instances_val.json")
-    write_results(tmp_path / "r.json", result_entries(image_with((0, 0, 9, 9, 0.5, 0)), default_ids(("a",))))
+    write_results(tmp_path / "r.json", entries_of(image_with((0, 0, 9, 9, 0.5, 0)), default_ids(("a",))))
     with pytest.raises(ValueError, match="does not match"):
         evaluate_results(file, tmp_path / "r.json", [7])
     write_results(tmp_path / "empty.json", [])
@@ -150,7 +155,7 @@ def test_map_agrees_with_cocoeval_on_real_annotations(tmp_path: Path, bccd: Path
     found_beside = find_annotations(images[0].path)
     assert found_beside == annotations
     ids = ids_of_annotations(annotations, NAMES)
-    write_results(tmp_path / "r.json", [entry for image in images for entry in result_entries(image, ids)])
+    write_results(tmp_path / "r.json", [entry for image in images for entry in entries_of(image, ids)])
     coco = evaluate_results(annotations, tmp_path / "r.json", [ids.image_id(image.path) for image in images])
     assert "Average Precision" in coco.table
     _, _, map50, map50_95 = our_metrics(images).means()

@@ -15,6 +15,7 @@ from oneflow.nn.graph.graph_block import GraphTensor
 
 from graph_train.engine.step import EagerStep, GraphStep
 from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
+from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import emulates_cuda, load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
@@ -90,22 +91,13 @@ class _Branches(flow.nn.Module):
         return y * early, y.sum(dim=(2, 3))
 
 
-class _Graph(flow.nn.Graph):
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
-
-    def build(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.module(x)
-
-
 def _images(seed: int, px: int = 32) -> Tensor:
     return flow.tensor(np.random.default_rng(seed).normal(size=(2, 8, px, px)).astype(np.float32))
 
 
 def test_graph_matches_eager_bitwise(sharing: bool) -> None:
     module = _Branches()
-    graph = _Graph(module)
+    graph = ModuleGraph(module)
     compile_graph(graph, _images(0))
     plan = last_memory_plan()
     assert (plan.shared > 0) == sharing
@@ -116,7 +108,7 @@ def test_graph_matches_eager_bitwise(sharing: bool) -> None:
 
 def test_results_outlive_later_calls() -> None:
     module = _Branches()
-    graph = _Graph(module)
+    graph = ModuleGraph(module)
     results = [graph(_images(seed)) for seed in range(3)]
     for seed, result in enumerate(results):
         for ours, expected in zip(result, module(_images(seed)), strict=True):
@@ -125,7 +117,7 @@ def test_results_outlive_later_calls() -> None:
 
 def test_two_graphs_do_not_share_memory() -> None:
     module = _Branches()
-    graphs = {px: _Graph(module) for px in (16, 32)}
+    graphs = {px: ModuleGraph(module) for px in (16, 32)}
     for seed in range(3):
         for px, graph in graphs.items():
             expected = module(_images(seed, px))[0].detach().numpy()
@@ -175,10 +167,10 @@ def _bytes_in_use() -> int:
 
 def test_compile_time_memory_is_freed() -> None:
     module, images = _Branches(), _images(0)
-    compile_graph(_Graph(module), images)  # exclude memory allocated by the first graph
+    compile_graph(ModuleGraph(module), images)  # exclude memory allocated by the first graph
     kept = {}
-    for name, compiled in (("all", _Graph._compile), ("needed", compile_graph)):
-        graphs = [_Graph(module) for _ in range(4)]
+    for name, compiled in (("all", ModuleGraph._compile), ("needed", compile_graph)):
+        graphs = [ModuleGraph(module) for _ in range(4)]
         before = _bytes_in_use()
         for graph in graphs:
             compiled(graph, images)
@@ -188,16 +180,16 @@ def test_compile_time_memory_is_freed() -> None:
 
 def test_graph_can_be_printed_and_more_graphs_compiled() -> None:
     module = _Branches()
-    graph = _Graph(module)
+    graph = ModuleGraph(module)
     compile_graph(graph, _images(0))
     job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
     assert sum(op.HasField("user_conf") for op in job.net.op) > 10
-    assert _Graph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
+    assert ModuleGraph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
 
 
 def test_variables_need_no_scope_of_their_own() -> None:
     module = _Branches()
-    own, shared = _Graph(module), _Graph(module)
+    own, shared = ModuleGraph(module), ModuleGraph(module)
     own._compile(_images(0))
     compile_graph(shared, _images(0))
     assert _variable_names(shared) == _variable_names(own)
@@ -245,7 +237,7 @@ def test_unused_graphs_do_not_disturb_later_ones() -> None:
 
 
 def test_graph_with_loaded_state_raises() -> None:
-    graph = _Graph(_Branches())
+    graph = ModuleGraph(_Branches())
     graph.load_state_dict({"System-Train-TrainStep": flow.zeros(1, dtype=flow.int64)})
     with pytest.raises(ValueError, match=r"its own loaded state \(System-Train-TrainStep\)"):
         compile_graph(graph, _images(0))
@@ -256,14 +248,14 @@ import sys
 from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan
 from kernels.plugin import emulates_cuda, load_plugin, plugin_library
 from kernels.runtime import flow
-from tests.kernels.framework.test_graph_memory import _Graph
+from kernels.framework.module_graph import ModuleGraph
 load_plugin("require")
 ranks, rank = flow.placement("cpu", ranks=[0, 1]), flow.env.get_rank()
 module = flow.nn.Linear(4, 4).to_global(placement=ranks, sbp=flow.sbp.broadcast)
 x = flow.ones(2, 4).to_global(placement=ranks, sbp=flow.sbp.split(0))
-compile_graph(_Graph(module), x)
+compile_graph(ModuleGraph(module), x)
 assert (last_memory_plan() == MemoryPlan(0, 0, 0)) == (rank == 1)
-graph = _Graph(module)
+graph = ModuleGraph(module)
 graph.build_graph(x)
 plugin_library().graph_train_free_build_records()
 graph._c_nn_graph.complie_and_init_runtime()

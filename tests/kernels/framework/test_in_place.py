@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels.framework.in_place import assign, subtract
+from kernels.framework.module_graph import ModuleGraph
 from kernels.runtime import Tensor, flow
 
 
@@ -22,18 +23,9 @@ class _Store(flow.nn.Module):
         return before
 
 
-class _Graph(flow.nn.Graph):
-    def __init__(self, store: _Store) -> None:
-        super().__init__()
-        self.store = store
-
-    def build(self, x: Tensor) -> Tensor:
-        return self.store(x)
-
-
 def test_in_place_changes_parameters_and_buffers() -> None:
     eager, captured = _Store(), _Store()
-    graph = _Graph(captured)
+    graph = ModuleGraph(captured)
     for _ in range(2):
         x = flow.tensor([2.0, 4.0])
         np.testing.assert_array_equal(eager(x).numpy(), graph(x).numpy())

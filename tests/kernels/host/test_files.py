@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernels.host.files import followed, is_stream, remove_leftovers, replacing, write_atomically
+from kernels.host.files import is_stream, remove_leftovers, replacing, resolve_links, write_atomically
 from tests.file_limit import file_limit
 
 
@@ -72,10 +72,10 @@ def test_files_respect_umask(tmp_path: Path, mask: int, rights: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lasting", "expected"), [(True, ["fsync", "replace", "fsync"]), (False, ["fsync", "replace"])]
+    ("durable", "expected"), [(True, ["fsync", "replace", "fsync"]), (False, ["fsync", "replace"])]
 )
 def test_content_is_synced_before_rename(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, expected: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, expected: list[str]
 ) -> None:
     done = []
 
@@ -90,7 +90,7 @@ def test_content_is_synced_before_rename(
 
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, record(name))
-    with replacing(tmp_path / "a.txt", lasting=lasting) as temporary:
+    with replacing(tmp_path / "a.txt", durable=durable) as temporary:
         temporary.write_text("1")
     assert done == expected
 
@@ -148,7 +148,7 @@ def test_stdout_can_be_written(tmp_path: Path) -> None:
 
 def test_links_are_resolved(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert followed(tmp_path / "link") == tmp_path / "file" and not is_stream(tmp_path / "link")
+    assert resolve_links(tmp_path / "link") == tmp_path / "file" and not is_stream(tmp_path / "link")
     (tmp_path / "loop").symlink_to("loop")
     assert not is_stream(tmp_path / "loop")
-    assert is_stream(Path("/dev/stdout")) and followed(Path("/dev/stdout")) == Path("/dev/stdout")
+    assert is_stream(Path("/dev/stdout")) and resolve_links(Path("/dev/stdout")) == Path("/dev/stdout")

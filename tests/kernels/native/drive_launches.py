@@ -1,4 +1,4 @@
-"""Drives the host side of the CUDA kernels against a recording driver, in a child process.
+"""The host side of the CUDA kernels, driven against a recording driver, in a child process.
 
 `RECORD=FILE python -m tests.kernels.native.drive_launches DRIVER SCENARIO`.
 """

@@ -20,6 +20,11 @@ def rounded(values: np.ndarray, kind: ActivationType) -> np.ndarray:
     return flow.tensor(values.astype(np.float32)).to(kind.dtype).to(flow.float32).numpy()
 
 
+def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
+    """Return normally distributed numbers of the type, as float32."""
+    return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
+
+
 def activation(values: np.ndarray, kind: ActivationType) -> Tensor:
     """Return a tensor of that type without a gradient."""
     return flow.tensor(values.astype(np.float32)).to(kind.dtype)

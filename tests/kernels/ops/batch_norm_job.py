@@ -11,7 +11,7 @@ import numpy as np
 from kernels.ops.batch_norm.function import synchronised_batch_norm
 from kernels.plugin import PluginMode, load_plugin
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.kernels.ops.activations import sgd_steps
 
 CHANNELS = 12
@@ -30,7 +30,7 @@ class Layer(flow.nn.Module):
         self.register_buffer("variance", flow.ones(CHANNELS))
 
     def forward(self, x: Tensor) -> Tensor:
-        states = [plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance")]
+        states = [tensor_of(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance")]
         return synchronised_batch_norm(x, *states, eps=1e-3, momentum=0.03, silu=True)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 
 Array = npt.NDArray[np.float64]
 
@@ -112,27 +113,14 @@ class _Gradients(flow.nn.Module):
         self.zero = flow.nn.Parameter(flow.zeros(*x.shape))
 
     def forward(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        internal, weight, zero = flow._oneflow_internal, plain(self.weight), plain(self.zero)
+        weight, zero = tensor_of(self.weight), tensor_of(self.zero)
         y = self.layer(x + zero, weight)
-        loss = (y * dy).sum()
-        internal.nn.graph.AddTensorAsGraphLoss(loss)
-        pack = internal.TensorTuple
-        dx, dw = internal.autograd.grad(pack([loss]), pack([zero, weight]), pack(), False, False)
+        dx, dw = gradients_of((y * dy).sum(), [zero, weight])
         return y, dx, dw
-
-
-class _GradientGraph(flow.nn.Graph):
-    def __init__(self, layer: _Gradients) -> None:
-        super().__init__()
-        self.layer = layer
-        self.config._train(True)
-
-    def build(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.layer(x, dy)
 
 
 def gradients_in_graph(
     layer: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return output, gradient of the input and gradient of the weights, computed in a compiled graph."""
-    return _GradientGraph(_Gradients(layer, x, weight))(x, dy)
+    return ModuleGraph(_Gradients(layer, x, weight), differentiates=True)(x, dy)

@@ -12,7 +12,7 @@ from tests.kernels.ops.activations import (
     assert_same_bits,
     check_thread_orders,
     in_graph,
-    rounded,
+    random_input,
     run_layer,
 )
 from tests.kernels.ops.launches import launches_of
@@ -27,10 +27,6 @@ SHAPES = [
     ((1, 4, 5, 96), 4),
     ((1, 2, 3, 1020), 2),
 ]
-
-
-def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
-    return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
 def exact(x: np.ndarray, heads: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import pytest
 from graph_train.detection.augmented_views import back_to_image
 from kernels.ops.augmented_views.function import ViewRows, augmented_view, join_views
 from kernels.runtime import flow
+from tests.gpu.views import interpolation
 from tests.kernels.ops.activations import assert_same_bits, check_thread_orders, in_graph
 from tests.kernels.ops.launches import launches_of
 
@@ -14,12 +15,6 @@ BORDER = 0.447
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def interpolation(size: int, scaled: int) -> np.ndarray:
-    """Return the (scaled, size) weights of bilinear interpolation between pixel centres."""
-    source = ((np.arange(scaled) + 0.5) * size / scaled - 0.5).clip(0, size - 1)
-    return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(size)))
 
 
 def exact_view(

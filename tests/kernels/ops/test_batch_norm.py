@@ -13,7 +13,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.distributed.jobs import free_port
 from tests.kernels.ops.activations import (
     BOUNDS,
@@ -165,7 +165,7 @@ def test_graph_matches_eager_bitwise(function: Any, activation_type: ActivationT
                 self.register_buffer(name, flow.tensor(values))
 
         def forward(self, x: Tensor) -> Tensor:
-            states = (plain(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance"))
+            states = (tensor_of(getattr(self, name)) for name in ("gamma", "beta", "mean", "variance"))
             y = function(x, *states, eps=EPS, momentum=MOMENTUM, silu=True, **options)
             return (y.to(flow.float32) ** 2).sum()
 

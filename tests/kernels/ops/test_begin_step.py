@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from kernels.framework.module_graph import ModuleGraph
 from kernels.ops.begin_step.function import begin_step, begin_step_reference
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.kernels.ops.launches import launches_of
 
 _SIZES = (1, 3, 32, 255, 5000, 7)
@@ -21,16 +22,7 @@ class _Begin(flow.nn.Module):
         self.register_buffer("average", flow.tensor(start))
 
     def forward(self, rows: Tensor, previous: Tensor, *current: Tensor) -> tuple[Tensor, Tensor]:
-        return self.function(current, plain(self.average), rows, previous, size=2)
-
-
-class _BeginGraph(flow.nn.Graph):
-    def __init__(self, module: _Begin) -> None:
-        super().__init__()
-        self.module = module
-
-    def build(self, rows: Tensor, previous: Tensor, *current: Tensor) -> tuple[Tensor, Tensor]:
-        return self.module(rows, previous, *current)
+        return self.function(current, tensor_of(self.average), rows, previous, size=2)
 
 
 def _previous(updated: float) -> Tensor:
@@ -43,7 +35,7 @@ def test_row_is_selected_and_average_updated(graph: bool, function: Callable[...
     generator = np.random.default_rng(0)
     expected = generator.standard_normal(sum(_SIZES)).astype(np.float32)
     module = _Begin(expected, function)
-    run = _BeginGraph(module) if graph else module
+    run = ModuleGraph(module) if graph else module
     for number, share in enumerate((0.25, 0.0, 1e-4, 1.0)):
         current = [generator.standard_normal(size).astype(np.float32) for size in _SIZES]
         rows = generator.standard_normal((2, 4)).astype(np.float32)

@@ -6,7 +6,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.bias.function import add_bias
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.kernels.ops.activations import (
     BOUNDS,
     activation,
@@ -93,7 +93,7 @@ def test_graph_matches_eager_bitwise(to_float32: bool, activation_type: Activati
             self.bias = flow.nn.Parameter(flow.tensor(bias))
 
         def forward(self, x: Tensor) -> Tensor:
-            return (add_bias(x, plain(self.bias), to_float32=to_float32).to(flow.float32) ** 2).sum()
+            return (add_bias(x, tensor_of(self.bias), to_float32=to_float32).to(flow.float32) ** 2).sum()
 
     images = [activation(x, activation_type)]
     assert_same_bits(sgd_steps(Layer(), images, graph=True), sgd_steps(Layer(), images, graph=False))

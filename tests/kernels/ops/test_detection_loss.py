@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from kernels.framework.module_graph import ModuleGraph
 from kernels.ops.detection_loss.function import LossSetting, detection_loss, loss_settings, rebalance
 from kernels.runtime import Tensor, flow
-from models.loss import DetectionLoss
+from models.loss import DetectionLoss, fused_settings
 from models.loss_config import LossConfig
 from models.padded_labels import label_capacity, pad_labels
 from models.targets import HeadGeometry
@@ -23,24 +24,6 @@ from tests.kernels.ops.launches import launches_of, shuffle_threads
 
 _Array = npt.NDArray[np.float32]
 _ANCHORS = np.array([[[1.25, 1.625], [2, 3.75]], [[1.875, 3.8125], [3.875, 2.8125]]], np.float32)
-
-
-def _settings(anchors: _Array, config: LossConfig) -> Tensor:
-    return flow.tensor(
-        loss_settings(
-            anchors,
-            box_gain=config.box,
-            objectness_gain=config.objectness,
-            class_gain=config.classes,
-            class_positive_weight=config.cls_pw,
-            objectness_positive_weight=config.obj_pw,
-            anchor_t=config.anchor_t,
-            label_smoothing=config.label_smoothing,
-            gr=config.gr,
-            best_iou_wins=config.sort_obj_iou,
-            focal_gamma=config.fl_gamma,
-        )
-    )
 
 
 def _channels_last(raw_map: _Array) -> _Array:
@@ -59,7 +42,7 @@ class _Head(flow.nn.Module):
         self.levels, self._anchors = len(maps), anchors.shape[1]
         for level, raw_map in enumerate(maps):
             self.register_parameter(f"map{level}", flow.nn.Parameter(flow.tensor(_channels_last(raw_map))))
-        self.register_buffer("settings", _settings(anchors, config))
+        self.register_buffer("settings", flow.tensor(fused_settings(anchors, config)))
         self.register_buffer("balance", flow.tensor(np.asarray(balance, np.float32)))
         self.register_buffer("scale", flow.tensor(np.array([scale, 0.5], np.float32)))
 
@@ -260,15 +243,6 @@ class _Criterion(flow.nn.Module):
         return parts.total, parts.parts
 
 
-class _CriterionGraph(flow.nn.Graph):
-    def __init__(self, criterion: _Criterion) -> None:
-        super().__init__()
-        self.criterion = criterion
-
-    def build(self, labels: Tensor) -> tuple[Tensor, ...]:
-        return self.criterion(labels)
-
-
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     # With autobalance, both must also update the balance equally in every call.
@@ -277,7 +251,7 @@ def test_loss_module_is_same_with_and_without_plugin(graph: bool) -> None:
     fused, composed = (
         _Criterion(maps, DetectionLoss(geometry, config, fused_iou=fused_iou)) for fused_iou in (True, False)
     )
-    run = _CriterionGraph(fused) if graph else fused
+    run = ModuleGraph(fused) if graph else fused
     for _ in range(3):
         ours, theirs = run(flow.tensor(labels)), composed(flow.tensor(labels))
         assert ours[0].numel() == theirs[0].numel() == 1
@@ -434,7 +408,7 @@ def test_settings_vector_layout() -> None:
 
 
 def test_wrong_shapes_raise() -> None:
-    settings, balance, scale = _settings(_ANCHORS[:1], LossConfig()), flow.ones(1), flow.ones(1)
+    settings, balance, scale = flow.tensor(fused_settings(_ANCHORS[:1], LossConfig())), flow.ones(1), flow.ones(1)
     labels = flow.ones(1, 16, 5)
     with pytest.raises(ValueError, match=r"map \(1, 4, 4, 14\): must be \(2, rows"):
         detection_loss([flow.ones(1, 4, 4, 14)], flow.ones(2, 16, 5), settings, balance, scale)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kernels.ops.drawing.function import Filter, axis_weights, draw_region, resampled
+from kernels.ops.drawing.function import Filter, axis_weights, draw_region, draw_region_reference
 
 
 def grey(values: list[list[int]]) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_kernel_matches_reference(seed: int) -> None:
         around = np.full((3, shape[0] + 2, shape[1] + 4), 7, np.uint8)
         filter = get_args(Filter)[rng.integers(3)]
         draw_region(crop, (top, left, bottom, right), around[:, 1:-1, 2:-2], filter=filter)
-        expected = resampled(crop, (top, left, bottom, right), shape, filter=filter)
+        expected = draw_region_reference(crop, (top, left, bottom, right), shape, filter=filter)
         assert np.array_equal(around[:, 1:-1, 2:-2], expected)
         around[:, 1:-1, 2:-2] = 7
         assert np.all(around == 7)

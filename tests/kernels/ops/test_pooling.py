@@ -13,7 +13,7 @@ from tests.kernels.ops.activations import (
     check_stock_op,
     check_thread_orders,
     in_graph,
-    rounded,
+    random_input,
     run_layer,
     sgd_steps,
 )
@@ -22,10 +22,6 @@ SHAPES = [(2, 5, 4, 3), (1, 1, 1, 8), (3, 7, 6, 16), (1, 4, 9, 255), (2, 3, 3, 5
 GEOMETRIES = [(5, 1, 2), (3, 2, 1), (2, 2, 0), (1, 1, 0), (3, 3, 1)]
 ROUNDING = {ActivationType.FLOAT32: 1e-6, ActivationType.BFLOAT16: 2**-8, ActivationType.FLOAT16: 2**-11}
 """Error bound of gradients, whose sums are rounded once; values are copies."""
-
-
-def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
-    return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
 def pooled(x: np.ndarray, kernel: int, stride: int, padding: int, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,13 +11,9 @@ from tests.kernels.ops.activations import (
     assert_same_bits,
     check_thread_orders,
     in_graph,
-    rounded,
+    random_input,
     run_layer,
 )
-
-
-def random_input(shape: tuple[int, ...], kind: ActivationType, seed: int = 0) -> np.ndarray:
-    return rounded(np.random.default_rng(seed).standard_normal(shape), kind)
 
 
 def corners(x: np.ndarray) -> np.ndarray:

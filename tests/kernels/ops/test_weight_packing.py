@@ -6,7 +6,7 @@ import pytest
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.weight_packing.function import pack_weights
 from kernels.runtime import Tensor, flow
-from models.layers import plain
+from models.layers import tensor_of
 from tests.kernels.ops.activations import activation, assert_same_bits, check_thread_orders, rounded, sgd_steps
 
 SHAPES = [(16, 3, 6, 6), (8, 16), (5, 7, 1, 3), (1, 1, 1, 1), (33, 12, 3, 3), (255, 8, 1, 1)]
@@ -75,7 +75,7 @@ def test_graph_matches_eager_bitwise(used: tuple[int, ...], activation_type: Act
                 self.register_parameter(f"weight{index}", flow.nn.Parameter(flow.tensor(values)))
 
         def forward(self, x: Tensor) -> Tensor:
-            weights = [plain(getattr(self, f"weight{index}")) for index in range(len(arrays))]
+            weights = [tensor_of(getattr(self, f"weight{index}")) for index in range(len(arrays))]
             packed = pack_weights(weights, activation_type)
             return sum((packed[index].to(flow.float32) * (index + x)).sum() for index in used)
 

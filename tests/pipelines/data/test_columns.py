@@ -47,7 +47,7 @@ def test_polygons_per_image() -> None:
 def test_formats_are_deduplicated() -> None:
     given = (JPEG, PNG, ImageFormat("jpeg", "RGB", 8, 1, 200, True))
     formats = ImageFormats.of(given)
-    assert formats == given and len(formats.distinct) == 2 and formats.amounts.tolist() == [2, 1]
+    assert formats == given and len(formats.distinct) == 2 and formats.counts_by_format.tolist() == [2, 1]
     assert formats.where(lambda form: form.kind == "jpeg").tolist() == [True, False, True]
     assert ImageFormats.joined([ImageFormats.of([PNG]), formats]) == (PNG, *given)
     assert formats.chosen(np.array([False, True, True])) == given[1:]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.data.images import ImageFacts, UnusableImageError, inspect_image, inspecting
+from pipelines.data.images import ImageFacts, UnusableImageError, ignore_metadata_warnings, inspect_image
 from tests.pipelines.data_sets import picture
 
 
@@ -37,7 +37,7 @@ def sixteen_bit(kind: str) -> bytes:
 def inspect(content: bytes, folder: Path) -> ImageFacts:
     file = folder / "picture.dat"  # the suffix does not reveal the format
     file.write_bytes(content)
-    with inspecting():
+    with ignore_metadata_warnings():
         return inspect_image(file)
 
 

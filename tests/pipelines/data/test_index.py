@@ -379,12 +379,12 @@ def test_dangling_link_is_unreadable_label(tmp_path: Path, which: str) -> None:
 def test_missing_labels_warning_names_searched_folder(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.jpg")
     found = index(tmp_path / "images", cache=tmp_path / "cache")
-    assert str(label_path(image)) in found.without_labels([tmp_path / "images"])
+    assert str(label_path(image)) in found.missing_labels([tmp_path / "images"])
     label_path(image).parent.mkdir()
     label_path(image).write_text("")
-    assert f"the label files are empty, such as {label_path(image)}" in found.without_labels([tmp_path / "images"])
+    assert f"the label files are empty, such as {label_path(image)}" in found.missing_labels([tmp_path / "images"])
     json_file = tmp_path / "instances.json"
-    assert str(json_file) in found.without_labels([json_file])
+    assert str(json_file) in found.missing_labels([json_file])
     add_image(tmp_path, "b.jpg", BOX)
     found = index(tmp_path / "images", cache=tmp_path / "cache")
-    assert found.without_labels([tmp_path / "images"]) == ""
+    assert found.missing_labels([tmp_path / "images"]) == ""

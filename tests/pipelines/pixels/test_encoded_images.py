@@ -13,7 +13,7 @@ from pipelines.data.index import ImageIndex
 from pipelines.data.intact import ORIENTATION_TAG
 from pipelines.pixels import encoded_images
 from pipelines.pixels.backend import Backend
-from pipelines.pixels.decoding import is_decoded_by_dali
+from pipelines.pixels.decoding import dali_can_decode
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host
 from tests.pipelines.rendered import rendered_index
 
@@ -27,8 +27,8 @@ def test_damage_at_end_of_image_is_found(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
     content = np.fromfile(tmp_path / "a.jpg", np.uint8)
-    assert is_decoded_by_dali(content, (120, 80), Backend())
-    assert not is_decoded_by_dali(content[: len(content) * 3 // 4], (120, 80), Backend())
+    assert dali_can_decode(content, (120, 80), Backend())
+    assert not dali_can_decode(content[: len(content) * 3 // 4], (120, 80), Backend())
 
 
 def test_images_are_tested_completely(index: ImageIndex) -> None:

@@ -1,0 +1,40 @@
+"""A module as a graph, and gradients as tensors in eager mode and inside a graph."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kernels.runtime import Tensor, flow
+
+
+class ModuleGraph(flow.nn.Graph):
+    """The forward pass of a module as a graph for inputs of fixed shapes, compiled by the first call.
+
+    Args:
+        module: the module; the graph uses its parameters and buffers.
+        differentiates: whether the forward pass computes gradients by `gradients_of`.
+    """
+
+    def __init__(self, module: flow.nn.Module, *, differentiates: bool = False) -> None:
+        super().__init__()
+        self.module = module
+        self.config._train(differentiates)
+
+    def build(self, *inputs: Tensor) -> Any:
+        """Return the module's outputs."""
+        return self.module(*inputs)
+
+
+def gradients_of(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of a loss with respect to the tensors, in their shapes; the backward pass runs once.
+
+    Inside a graph, the loss is registered first, which makes it a training graph.
+
+    Args:
+        loss: a tensor with one element.
+        tensors: tensors that it depends on, such as parameters.
+    """
+    internal = flow._oneflow_internal
+    if loss.is_lazy:
+        internal.nn.graph.AddTensorAsGraphLoss(loss)
+    pack = internal.TensorTuple
+    return list(internal.autograd.grad(pack([loss]), pack(list(tensors)), pack(), False, False))

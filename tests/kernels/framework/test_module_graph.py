@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from kernels.framework.module_graph import ModuleGraph, gradients_of
+from kernels.runtime import Tensor, flow
+
+
+class _Product(flow.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = flow.nn.Parameter(flow.tensor([2.0, -3.0]))
+        self.y = flow.nn.Parameter(flow.tensor([5.0, 7.0]))
+
+    def forward(self) -> list[Tensor]:
+        return gradients_of((self.x * self.x * self.y).sum(), [self.x, self.y])
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_gradients_known_values(graph: bool) -> None:
+    """The derivatives of x * x * y are 2 x y and x * x."""
+    product = _Product()
+    dx, dy = (ModuleGraph(product, differentiates=True) if graph else product)()
+    np.testing.assert_array_equal(dx.numpy(), [20, -42])
+    np.testing.assert_array_equal(dy.numpy(), [4, 9])
