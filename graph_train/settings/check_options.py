@@ -12,6 +12,7 @@ from graph_train.settings.flag_table import (
     dashed,
     flag,
     parser_of,
+    reject_empty,
 )
 from graph_train.settings.train_options import RANGES
 from models.loss_config import LossConfig
@@ -42,6 +43,7 @@ class CheckOptions:
         if not self.data:
             raise ValueError("--data: give a data set, or check this machine with `graph-check env`")
         check_flags(self)
+        reject_empty(self, ("cfg",))
         check_ranges(self, {name: RANGES[name] for name in ("imgsz", "workers")})
         if not 1 < self.anchor_t < math.inf:
             raise ValueError(f"{dashed('anchor_t')} {self.anchor_t}: must be above 1, otherwise no box would match")

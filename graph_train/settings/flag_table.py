@@ -5,6 +5,7 @@ The same declarations serve the Python API. Imports nothing heavy, so that `--he
 
 import argparse
 import difflib
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
@@ -148,6 +149,17 @@ def reject_changed(options: Any, names: Sequence[str], reason: str) -> None:
             raise ValueError(f"{item.metadata['off'] or dashed(item.name)}: {reason}")
 
 
+def reject_empty(options: Any, names: Sequence[str]) -> None:
+    """Reject empty text for flags that need a value.
+
+    Raises:
+        ValueError: names the first such flag and its default.
+    """
+    for item in fields(options):
+        if item.name in names and not getattr(options, item.name):
+            raise ValueError(f"{dashed(item.name)} '': empty; give a value, or remove the flag to use {item.default}")
+
+
 def check_range(name: str, value: float, lowest: int, highest: int) -> None:
     """Reject a number outside its range; both bounds are inclusive.
 
@@ -156,6 +168,8 @@ def check_range(name: str, value: float, lowest: int, highest: int) -> None:
     """
     if not lowest <= value <= highest:
         bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
+        if math.isnan(value):
+            bound = f"a number from {lowest} to {highest}"
         raise ValueError(f"{dashed(name)} {value}: must be {bound}")
 
 

@@ -24,6 +24,7 @@ from graph_train.settings.flag_table import (
     check_ranges,
     dashed,
     flag,
+    reject_empty,
     reject_unknown,
     typed,
 )
@@ -231,6 +232,7 @@ def _check(options: TrainOptions) -> None:
     """Reject invalid values."""
     for branch in options.branches:
         check_flags(branch)
+        reject_empty(branch, ("data", "hyp", "artifact_alias"))
         own = {item.name for item in fields(branch)}
         check_ranges(branch, {name: limits for name, limits in RANGES.items() if name in own})
     batch = options.optim.batch_size

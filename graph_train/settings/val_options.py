@@ -15,6 +15,7 @@ from graph_train.settings.flag_table import (
     flag,
     parser_of,
     reject_changed,
+    reject_empty,
 )
 from graph_train.settings.train_options import MAX_BATCH, RANGES
 
@@ -78,6 +79,7 @@ class ValOptions:
     def __post_init__(self) -> None:
         self._reject_inapplicable_flags()
         check_flags(self)
+        reject_empty(self, ("data",))
         check_ranges(self, NUMBER_RANGES, fractions=THRESHOLDS)
 
     @property

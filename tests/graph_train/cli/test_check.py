@@ -235,3 +235,8 @@ def test_duplicate_class_names_warn(data: Path, tmp_path: Path) -> None:
     data.write_text(data.read_text().replace("[cat, dog]", "[cat, cat]"))
     code, found = report(data, tmp_path)
     assert code == 0 and [p["code"] for p in found["problems"]].count("class-repeated") == 1
+
+
+def test_empty_network_name_is_rejected(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(data), "--cfg", ""]) == 2
+    assert "--cfg '': empty; give a value, or remove the flag to use yolov5s.yaml" in capsys.readouterr().err
