@@ -92,9 +92,19 @@ def parameter_groups(network: DetectionModel) -> dict[str, int]:
     return groups
 
 
-def frozen_layers(freeze: Sequence[int]) -> tuple[int, ...]:
-    """Return the layers to freeze: one number n means the first n layers, several numbers are layer indices."""
-    return tuple(freeze) if len(freeze) > 1 else tuple(range(freeze[0] if freeze else 0))
+def frozen_layers(freeze: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Return the layers to freeze: one number n means the first n layers, several numbers are layer indices.
+
+    Raises:
+        ValueError: the network has fewer layers, or none would be left to train.
+    """
+    frozen = tuple(freeze) if len(freeze) > 1 else tuple(range(freeze[0] if freeze else 0))
+    given = f"--freeze {' '.join(map(str, freeze))}"
+    if frozen and max(frozen) >= num_layers:
+        raise ValueError(f"{given}: the network has only layers 0 to {num_layers - 1}")
+    if len(set(frozen)) == num_layers:
+        raise ValueError(f"{given}: all {num_layers} layers; freeze fewer")
+    return frozen
 
 
 class TrainingState(flow.nn.Module):

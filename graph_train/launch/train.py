@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from graph_train.engine.state import frozen_layers
 from graph_train.evolution.command import run_evolution
 from graph_train.evolution.search import EvolutionResult
 from graph_train.hooks.callbacks import Callbacks
@@ -50,6 +51,7 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
         try:
             options = _checked_options(flags, rank)
             if options.optim.evolve:
+                _check_inputs(options, rank)
                 return run_evolution(options, callbacks)
             resumes = rank.is_main and options.run.resume
             point = point_to_resume(options.run.resume, options.run.project) if resumes else None
@@ -134,7 +136,7 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
     dataset = load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
     _require_outside(dataset, Path(options.run.project) / options.run.name)
     if options.model.cfg:
-        load_model_spec(options.model.cfg)
+        frozen_layers(options.model.freeze, len(load_model_spec(options.model.cfg).layers))
     run_device(options, rank)
 
 

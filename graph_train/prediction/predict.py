@@ -22,7 +22,7 @@ from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.image_result import counted
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
-from graph_train.runs.run_folder import make_unused_folder
+from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.measuring import Speed
 from kernels.host.paths import printable
@@ -99,6 +99,9 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         ValueError, OSError: a setting or a file is invalid. A broken image among others is not an error; it is skipped
             and listed in the result.
     """
+    output = _output_settings(options)
+    if _saves(output, options):
+        require_possible_folder(options.project, options.name, exist_ok=options.exist_ok)
     with contextlib.ExitStack() as stack:
         downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-predict-")))
         sources = find_sources(
@@ -112,7 +115,7 @@ def predict_sources(options: PredictOptions) -> PredictionResult:
         live = None
         if sources.live is not None:
             live = stack.enter_context(contextlib.closing(LiveVideo(sources.live.address)))
-        run = stack.enter_context(_PredictionRun(options, sources, ImageDetector(options)))
+        run = stack.enter_context(_PredictionRun(options, output, sources, ImageDetector(options)))
         run.predict_images()
         run.predict_videos()
         if live is not None:
@@ -181,12 +184,17 @@ class _Frames:
 class _PredictionRun:
     """A run of `graph-predict` over all sources."""
 
-    def __init__(self, options: PredictOptions, sources: Sources, detector: ImageDetector) -> None:
+    def __init__(
+        self, options: PredictOptions, output: OutputSettings, sources: Sources, detector: ImageDetector
+    ) -> None:
         self._options, self._sources, self._detector = options, sources, detector
         self._names, self._batches = detector.class_names, detector.batches
         self._features = FeatureMaps(detector.network, graph=options.graph is not False) if options.visualize else None
-        self._output = _output_settings(options)
-        self._writes = self._output.writes_files or options.visualize
+        self._writes = _saves(output, options)
+        if self._writes:
+            folder = make_unused_folder(options.project, options.name, exist_ok=options.exist_ok)
+            output = replace(output, folder=folder)
+        self._output = output
         self._problems, self._timer = list(sources.problems), _Timer()
         self._predictions: list[Prediction] = []
         self._tally = Tally()
@@ -375,9 +383,9 @@ def _progress(total: int | None, name: str) -> Any:
 
 
 def _output_settings(options: PredictOptions) -> OutputSettings:
-    """Return the output settings; create the results folder if anything will be saved."""
+    """Return the output settings, with the results folder of a first run."""
     style = BoxStyle(options.line_thickness, names=not options.hide_labels, confidences=not options.hide_conf)
-    output = OutputSettings(
+    return OutputSettings(
         folder=Path(options.project) / options.name,
         drawing=None if options.nosave and not options.view_img else style,
         labels=options.save_txt,
@@ -388,6 +396,8 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         save_drawn=not options.nosave,
         show=options.view_img,
     )
-    if not output.writes_files and not options.visualize:
-        return output
-    return replace(output, folder=make_unused_folder(options.project, options.name, exist_ok=options.exist_ok))
+
+
+def _saves(output: OutputSettings, options: PredictOptions) -> bool:
+    """Return whether anything will be saved."""
+    return output.writes_files or options.visualize

@@ -19,7 +19,7 @@ from graph_train.runs.saved_header import read_header
 from graph_train.settings.hyperparameters import Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from kernels.host.files import older, remove_leftovers, write_atomically
-from kernels.host.paths import printable
+from kernels.host.paths import not_writable, printable
 
 LOG = logging.getLogger("graph_train")
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -287,10 +287,28 @@ def make_unused_folder(project: str, name: str, *, exist_ok: bool) -> Path:
         except OSError as error:
             # Another command may have made the folder at the same moment.
             if exist_ok or not (isinstance(error, FileExistsError) and os.path.isdir(folder)):
-                reason = f"the results folder cannot be created ({error.strerror})"
-                raise OSError(f"{printable(folder)}: {reason}; choose another --project or --name") from None
+                raise _not_creatable(folder, error.strerror) from None
         else:
             return folder
+
+
+def require_possible_folder(project: str, name: str, *, exist_ok: bool) -> None:
+    """Reject a results folder that `make_unused_folder` cannot create, before work that takes long; leaves no trace.
+
+    Raises:
+        ValueError: project and name together do not name a folder.
+        OSError: it cannot be created.
+    """
+    folder = unused_path(project, name, exist_ok=exist_ok)
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
+    if reason := not_writable(there):
+        raise _not_creatable(folder, reason)
+
+
+def _not_creatable(folder: Path, reason: str | None) -> OSError:
+    return OSError(
+        f"{printable(folder)}: the results folder cannot be created ({reason}); choose another --project or --name"
+    )
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,12 @@ def assemble(
     """
     device = run_device(options, rank)
     weights = _initial_weights(options) if saved is None else None
+    cfg = _network_config(options, weights, saved)
+    if isinstance(cfg, Mapping):  # a file was checked before the run folder was created
+        # Before the data are indexed, which takes minutes for a large data set.
+        frozen_layers(options.model.freeze, len(_rows(cfg)))
     data = load_data(options)
-    config = saved.config if saved else weights.config if weights else None
-    spec = _model_spec(options, hyp, len(data.class_names), config, resumed=saved is not None)
+    spec = _model_spec(cfg, options, hyp, len(data.class_names), resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)
     # After all checks of the settings, because the first use of the plugin compiles it for a minute.
     machine, activation_type = _load_kernels(options, device, rank)
@@ -151,13 +154,30 @@ def _image_px(imgsz: int, stride: int) -> int:
     return image_px
 
 
-def _model_spec(
-    options: TrainOptions, hyp: Hyperparameters, classes: int, config: Mapping[str, Any] | None, *, resumed: bool
-) -> ModelSpec:
+def _network_config(
+    options: TrainOptions, weights: LoadedWeights | None, saved: SavedNetwork | None
+) -> str | Mapping[str, Any]:
+    """Return the model yaml or its content.
+
+    Raises:
+        ValueError: neither `--cfg` nor the weights have one.
+    """
     # A resumed run uses the network in its checkpoint: the yaml may have changed or be gone.
-    cfg = config if resumed else options.model.cfg or config
+    cfg = saved.config if saved else options.model.cfg or (weights.config if weights else None)
     if not cfg:
         raise ValueError(f"{options.model.weights}: has no network configuration; add --cfg, such as yolov5s.yaml")
+    return cfg
+
+
+def _rows(config: Mapping[str, Any]) -> list[Any]:
+    """Return the layers of a network that is not checked yet."""
+    parts = (config.get("backbone"), config.get("head"))
+    return [row for part in parts if isinstance(part, list) for row in part]
+
+
+def _model_spec(
+    cfg: str | Mapping[str, Any], options: TrainOptions, hyp: Hyperparameters, classes: int, *, resumed: bool
+) -> ModelSpec:
     source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
     return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
 
@@ -211,12 +231,7 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
 
 def _training_state(setup: Setup, network: DetectionModel) -> TrainingState:
     options, placement = setup.options, setup.placement
-    frozen = frozen_layers(options.model.freeze)
-    if frozen and max(frozen) >= len(network.model):
-        raise ValueError(
-            f"--freeze {' '.join(map(str, options.model.freeze))}: the network has only layers 0 to "
-            f"{len(network.model) - 1}"
-        )
+    frozen = frozen_layers(options.model.freeze, len(network.model))
     average = DetectionModel(network.spec, seed=None).compute_in(network.activation_type)
     average.names = list(setup.data.class_names)
     network.synchronise_statistics(options.optim.sync_bn)

@@ -15,7 +15,7 @@ from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
 from graph_train.ranks.exchange import Exchange
-from graph_train.runs.run_folder import make_unused_folder
+from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
 from graph_train.validation.measuring import (
@@ -54,6 +54,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
         ValueError, OSError: a setting or a file is invalid.
     """
     split: Split = options.task if options.task in ("train", "test") else "val"  # type: ignore[assignment]
+    require_possible_folder(options.project, options.name, exist_ok=options.exist_ok)
     device = select_device(options.device)
     plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
     LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")

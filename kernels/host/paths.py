@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import tempfile
 from pathlib import Path
 
 from kernels.host.files import is_stream, resolve_links
@@ -70,6 +71,15 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
     if not target.parent.is_dir():
         if not makes_folder:
             raise ValueError(f"{flag} {name}: folder {target.parent} not found; create it first")
-    elif not os.access(target.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{flag} {name}: folder {target.parent} is not writable; choose another one")
+    elif reason := not_writable(target.parent):
+        raise ValueError(f"{flag} {name}: folder {target.parent} is not writable ({reason}); choose another one")
     return target
+
+
+def not_writable(folder: Path) -> str:
+    """Return why nothing can be created in a folder; "" if it can. Permissions do not tell, for instance in /proc."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".graph-train-", dir=folder))
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""

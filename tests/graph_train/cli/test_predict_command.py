@@ -462,6 +462,19 @@ def test_results_never_overwrite_sources(
     assert {file: file.read_bytes() for file in before} == before
 
 
+def test_impossible_results_folder_is_rejected_before_slow_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"x")
+    arguments = ["--weights", str(tmp_path / "damaged.safetensors"), "--source", str(tmp_path / "none.jpg")]
+    for more, message in (
+        ([], "/proc/new/exp: the results folder cannot be created ("),
+        (["--nosave"], "none.jpg: no such file"),
+    ):
+        assert main([*arguments, "--project", "/proc/new", *more]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("entry", "message"), [("", "--source: give images"), ("pipe.txt", "not a regular file")])
 def test_unreadable_sources_are_rejected(
     tmp_path: Path, entry: str, message: str, weights: Path, capsys: pytest.CaptureFixture[str]

@@ -211,6 +211,7 @@ def test_label_file_known_values(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({}, "--weights: give t"),
+        ({"weights": "a", "data": ""}, "--data '': empty"),
         ({"weights": "a", "half": True}, "--half"),
         ({"weights": "a", "dnn": True}, "--dnn"),
         ({"weights": "a", "conf_thres": 2}, "--conf-thres 2"),
@@ -253,6 +254,13 @@ def test_user_errors_are_one_line(
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-val: ")
         assert word in error
+
+
+def test_impossible_results_folder_is_rejected_before_slow_work(tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"x")
+    options = {"weights": str(tmp_path / "damaged.safetensors"), "data": str(tmp_path / "none.yaml")}
+    with pytest.raises(OSError, match=r"/proc/new/exp: the results folder cannot be created \(.*; choose another"):
+        evaluate(options_of(ValOptions, {**options, "project": "/proc/new"}))
 
 
 def test_data_set_label_files_are_not_overwritten(weights: Path, tmp_path: Path) -> None:

@@ -38,4 +38,6 @@ def test_unwritable_output_file_raises(tmp_path: Path) -> None:
         output_file("--json", str(tmp_path))
     with pytest.raises(ValueError, match=r"folder .*/none not found; create it first"):
         output_file("--json", str(tmp_path / "none" / "a"))
+    with pytest.raises(ValueError, match=r"--json /proc/a: folder /proc is not writable \(.*\); choose another one"):
+        output_file("--json", "/proc/a")
     assert output_file("--json", str(tmp_path / "none" / "a"), makes_folder=True) == tmp_path / "none" / "a"

@@ -1,0 +1,30 @@
+"""What is checked before a run begins."""
+
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.graph_train.training_runner import TrainingRunner
+
+
+@pytest.mark.parametrize("freeze", [11, [0, 10]])
+@pytest.mark.parametrize("evolve", [0, 1])
+def test_freezing_unknown_layers_leaves_no_run_folder(runner: TrainingRunner, freeze: Any, evolve: int) -> None:
+    with pytest.raises(ValueError, match=r"--freeze .*1[01]: the network has only layers 0 to 9"):
+        runner.train(freeze=freeze, evolve=evolve)
+    assert not (runner.root / "runs").exists()
+
+
+def test_freezing_all_layers_raises(runner: TrainingRunner) -> None:
+    with pytest.raises(ValueError, match="--freeze 10: all 10 layers; freeze fewer"):
+        runner.train(freeze=10)
+
+
+def test_freeze_is_compared_with_weights_before_data_are_read(runner: TrainingRunner) -> None:
+    weights = runner.train().folder / "weights" / "best.safetensors"
+    shutil.rmtree(runner.root / "set" / "images")
+    (runner.root / "set" / "images" / "train").mkdir(parents=True)
+    (runner.root / "set" / "images" / "val").mkdir()
+    with pytest.raises(ValueError, match="--freeze 11: the network has only layers 0 to 9"):
+        runner.train(cfg="", weights=weights, freeze=11)
