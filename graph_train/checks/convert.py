@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from graph_train.checks.outputs import reject_overwriting
+from graph_train.host.interrupts import Uninterrupted
 from graph_train.settings.convert_options import ConvertOptions
 from kernels.host.paths import output_file, printable, with_home
 from pipelines.data.problems import count, write_problems
@@ -48,7 +49,8 @@ def convert(options: ConvertOptions) -> int:
             raise OSError(f"--output {printable(output)}: {reason}") from error
         raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with Uninterrupted():
+            shutil.rmtree(temporary, ignore_errors=True)
     return _report(splits, names, output, problems_file)
 
 

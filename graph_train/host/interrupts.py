@@ -61,6 +61,22 @@ class Terminable(_Signals):
         super().__init__(dict.fromkeys(unhandled, _interrupt))
 
 
+class Uninterrupted(_Signals):
+    """Context that delays SIGINT, SIGTERM and SIGHUP until its end, for clean-up."""
+
+    def __init__(self) -> None:
+        self._delayed: list[int] = []
+        super().__init__(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._delay))
+
+    def _delay(self, number: int, _frame: FrameType | None) -> None:
+        self._delayed.append(number)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for number in dict.fromkeys(self._delayed):
+            signal.raise_signal(number)
+
+
 class StopRequest(_Signals):
     """Context in which a first SIGINT or SIGTERM only sets `signal_name`; a second one interrupts at once.
 

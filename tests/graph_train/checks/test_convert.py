@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +176,22 @@ def test_full_disk_error_names_output(
     expected = f"graph-check: --output {output}: No space left on device; the partial output has been removed\n"
     assert capsys.readouterr().err == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["VOC2007"]
+
+
+def test_second_interrupt_leaves_no_partial_output(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def remove_after_second_interrupt(*arguments: Any, **settings: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(*arguments, **settings)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(shutil, "rmtree", remove_after_second_interrupt)
+    source, output = str(voc / "ImageSets/Main/train.txt"), str(tmp_path / "new" / "yolo")
+    assert main(["convert", "--train", source, "--val", source, "--output", output]) == 130
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_files_without_image_extension_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
