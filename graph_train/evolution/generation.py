@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graph_train.host.failures import INTERRUPTED, USER_ERROR, DivergedError, NotSavedError
+from graph_train.host.failures import DONE, INTERRUPTED, USER_ERROR, DivergedError, NotSavedError
 from graph_train.host.interrupts import Interruptible, StopRequest, end_with_parent
 from graph_train.host.own_modules import module_command
 from graph_train.host.run_command import run_command
@@ -108,13 +108,24 @@ def _train(request: Mapping[str, Any]) -> None:
     write_atomically(Path(request["result"]), json.dumps(list(result.results)))
 
 
+def _train_quietly_interrupted(request: Mapping[str, Any]) -> int:
+    """Train; leave it to the parent to report an interruption. Return the exit code."""
+    try:
+        _train(request)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
 def main() -> int:
     """Run the process."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
     configure_process()
     with Interruptible():
-        return run_command("graph-train", lambda: _train(request), debug=bool(request["options"]["debug"]))
+        return run_command(
+            "graph-train", lambda: _train_quietly_interrupted(request), debug=bool(request["options"]["debug"])
+        )
 
 
 if __name__ == "__main__":

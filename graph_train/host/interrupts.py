@@ -3,12 +3,15 @@
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], None]
 _PR_SET_PDEATHSIG = 1
+_CLEAN_UP_SECONDS = 3.0
+"""Time after an interruption in which another one is ignored, because it would cut the clean-up short."""
 
 
 def end_with_parent(parent: int) -> None:
@@ -45,20 +48,35 @@ class _Signals:
             signal.signal(number, handler)
         self._previous.clear()
 
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, unless an enclosing context of this module ignores the signal."""
+        outer = getattr(self._previous.get(number), "__self__", None)
+        if not isinstance(outer, _Signals):
+            raise KeyboardInterrupt
+        outer._interrupt(number, frame)
 
 
 class Terminable(_Signals):
     """Context in which SIGTERM and SIGHUP interrupt like SIGINT, unless they are handled or ignored already.
 
-    Without it, they end the process before it removes its temporary files.
+    Without it, they end the process before it removes its temporary files. Further signals are ignored for a few
+    seconds, because a second one, sent at the same time or by an impatient user, would interrupt the clean-up.
     """
 
     def __init__(self) -> None:
-        unhandled = (number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL)
-        super().__init__(dict.fromkeys(unhandled, _interrupt))
+        self._interrupted = float("-inf")
+        usual = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,
+        }
+        unhandled = (number for number, handler in usual.items() if signal.getsignal(number) == handler)
+        super().__init__(dict.fromkeys(unhandled, self._interrupt))
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - self._interrupted > _CLEAN_UP_SECONDS:
+            self._interrupted = time.monotonic()
+            raise KeyboardInterrupt
 
 
 class Uninterrupted(_Signals):
@@ -90,10 +108,10 @@ class StopRequest(_Signals):
         self.hung_up = False
         super().__init__({signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_hangup})
 
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.signal_name:
             self.forced = True
-            raise KeyboardInterrupt
+            self._interrupt(number, frame)
         self.signal_name = signal.Signals(number).name
 
     def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
@@ -104,7 +122,7 @@ class Interruptible(_Signals):
     """Context for work with nothing to save: SIGTERM interrupts like SIGINT, SIGHUP is ignored."""
 
     def __init__(self) -> None:
-        super().__init__({signal.SIGTERM: _interrupt, signal.SIGHUP: self._ignore})
+        super().__init__({signal.SIGTERM: self._interrupt, signal.SIGHUP: self._ignore})
 
     def _ignore(self, _number: int, _frame: FrameType | None) -> None:
         pass

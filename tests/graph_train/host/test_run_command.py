@@ -1,14 +1,17 @@
 """Messages for errors where the operating system's own message is not helpful."""
 
+import contextlib
 import errno
 import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
+from graph_train.host.interrupts import Interruptible, StopRequest, Terminable
 from graph_train.host.run_command import run_command
 from kernels.host.files import replacing
 from tests.python_process import run_python
@@ -137,6 +140,39 @@ def test_signal_removes_temporary_files(tmp_path: Path, number: int, capsys: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("context", [contextlib.nullcontext, Interruptible, StopRequest])
+def test_second_signal_does_not_interrupt_clean_up(context: Any, tmp_path: Path) -> None:
+    """Such as one that a terminal and a supervisor send at the same time."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cleaned = []
+
+    def command() -> None:
+        with context():
+            try:
+                for _ in range(2):  # the second is the first that ends the work under a StopRequest
+                    os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    os.kill(os.getpid(), number)
+                cleaned.append(True)
+
+    try:
+        assert run_command("graph-val", command, debug=False) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned
+
+
+def test_insistent_signal_interrupts_hanging_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graph_train.host.interrupts._CLEAN_UP_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt), Terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("not interrupted")
+
+
 def test_handled_and_ignored_signals_are_left_alone() -> None:
     def command() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -158,6 +194,7 @@ def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
 
 INTERRUPTED_AT_EXIT = """
 import atexit, os, signal
+from graph_train.host.interrupts import Interruptible, StopRequest, Terminable
 from graph_train.host.run_command import run_command
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
 def command():
