@@ -30,6 +30,20 @@ def private_cache_folder(name: str) -> Path:
     return _private_folder(root / name)
 
 
+def in_read_only_cache(folder: str, name: str) -> Path | None:
+    """Return an intact file of a cache that cannot be written, such as in a container with a read-only file system.
+
+    Raises:
+        PluginUnavailableError: other users can write to the cache.
+    """
+    inner = cache_folder() / folder
+    if not inner.is_dir() or os.access(inner, os.W_OK):
+        return None
+    for level in (cache_folder().parent, cache_folder(), inner):
+        check_private(level)
+    return inner / name if is_intact(inner / name) else None
+
+
 def _private_folder(path: Path) -> Path:
     make_private_folder(path)
     check_private(path)

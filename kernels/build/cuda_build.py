@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from kernels.build import nvrtc
-from kernels.build.cache import is_intact, locked, private_cache_folder, store_in_cache
+from kernels.build.cache import in_read_only_cache, is_intact, locked, private_cache_folder, store_in_cache
 from kernels.build.plugin_build import PACKAGED_FOLDER, SOURCE_FOLDER, included_files
 
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -35,6 +35,9 @@ def compiled_archive(architecture: str) -> Path:
     name = archive_name(architecture)
     if (PACKAGED_FOLDER / name).is_file():
         return PACKAGED_FOLDER / name
+    ready = in_read_only_cache("cuda", name)
+    if ready is not None:
+        return ready
     archive = private_cache_folder("cuda") / name
     with locked(archive.with_name(f"{name}.lock")):
         if not is_intact(archive):

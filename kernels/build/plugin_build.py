@@ -15,7 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels.build.cache import PluginUnavailableError, is_intact, locked, private_cache_folder, store_in_cache
+from kernels.build.cache import (
+    PluginUnavailableError,
+    in_read_only_cache,
+    is_intact,
+    locked,
+    private_cache_folder,
+    store_in_cache,
+)
 
 SOURCE_FOLDER = Path(__file__).resolve().parents[1]
 """The package `kernels`: C++ and CUDA sources are in `native/` and next to the Python functions of their ops."""
@@ -233,7 +240,11 @@ def ensure_built(*, emulated_cuda: bool = False) -> BuiltPlugin:
     if packaged is not None:
         return BuiltPlugin(packaged, 0.0)
     toolchain = find_toolchain()
-    folder = private_cache_folder(plugin_key(toolchain, emulated_cuda=emulated_cuda))
+    key = plugin_key(toolchain, emulated_cuda=emulated_cuda)
+    ready = in_read_only_cache(key, LIBRARY_NAME)
+    if ready is not None:
+        return BuiltPlugin(ready, 0.0)
+    folder = private_cache_folder(key)
     library = folder / LIBRARY_NAME
     build_seconds = 0.0
     with locked(folder / "lock"):

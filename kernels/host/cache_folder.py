@@ -48,7 +48,8 @@ def make_private_folder(folder: Path) -> Path:
             if not level.exists():
                 level.mkdir(mode=0o700, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code), str(folder))
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; {_REMEDY}", error.filename) from None
     return folder

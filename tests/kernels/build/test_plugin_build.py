@@ -64,6 +64,29 @@ def test_second_build_uses_cache(cache: Path, compiler_log: Path) -> None:
     assert not list(first.path.parent.glob("build-*"))
 
 
+READ_ONLY = """
+mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" || exit 77
+exec "$1" -c "from kernels.build.plugin_build import ensure_built; print(ensure_built().path)"
+"""
+
+
+def test_read_only_cache_is_used(cache: Path, compiler_log: Path) -> None:
+    """As in a container with a read-only file system."""
+    built = plugin_build.ensure_built()
+    runs = compiler_log.read_text()
+    for intact in (True, False):
+        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, str(cache.parent), sys.executable]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode == 77 or "unshare failed" in done.stderr:
+            pytest.skip("this system does not let a process mount")
+        if intact:
+            assert done.stdout.strip() == str(built.path), done.stderr
+        else:
+            assert "Read-only file system; set XDG_CACHE_HOME to the absolute path of a folder" in done.stderr
+        digest_file(built.path).write_text("other")
+    assert compiler_log.read_text() == runs
+
+
 def test_concurrent_starts_build_once(cache: Path, compiler_log: Path) -> None:
     code = "from kernels.build.plugin_build import ensure_built; print(ensure_built().path)"
     starts = [
