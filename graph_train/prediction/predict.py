@@ -287,7 +287,7 @@ class _PredictionRun:
                     times = 1 if last is None else (number - last) // self._options.vid_stride
                     self._predict_frames(frames, batch, pixels, [number], times)
                 last = number
-        if live.stalled:
+        if live.broke_off:
             self._problems.append(Problem(file.path, None, "error", live.ended, "image-unusable", file.shown))
         elif live.ended:
             LOG.info("%s: %s", file.shown, live.ended)

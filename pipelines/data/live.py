@@ -41,7 +41,8 @@ class LiveVideo:
         size: width and height in px.
         rate: frames per second, as reported.
         ended: the reason why the stream has ended; "" while it is running.
-        stalled: whether it ended because no frame arrived for `TIMEOUT_SECONDS`.
+        broke_off: whether it ended because no frame arrived for `TIMEOUT_SECONDS`, the camera failed, or the server is
+            gone.
     """
 
     def __init__(self, address: str) -> None:
@@ -53,7 +54,7 @@ class LiveVideo:
             ValueError: OpenCV is not installed, or the address is invalid.
             OSError: there is no such camera, no answer, or no video.
         """
-        self._name = shown_address(address)
+        self._address, self._name = address, shown_address(address)
         require_opencv(address if address.isdecimal() else self._name)
         self._capture = _camera(int(address)) if address.isdecimal() else _stream(address, self._name)
         there, first = self._capture.read()
@@ -62,7 +63,7 @@ class LiveVideo:
             raise OSError(f"{self._name}: opened, but no frame was received")
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
-        self.ended, self.stalled = "", False
+        self.ended, self.broke_off = "", False
         self._is_recording = address.lower().startswith(_PULLED) and frame_count(self._capture) > 0
         self._number, self._wanted, self._newest = 1, 1, first
         self._news, self._closing = threading.Condition(), False
@@ -98,8 +99,10 @@ class LiveVideo:
             started = time.monotonic()
             there, frame = self._capture.read()
             if not there:
-                self.stalled = time.monotonic() - started > TIMEOUT_SECONDS / 2
-                reason = f"sent no frame for {TIMEOUT_SECONDS:.0f} s" if self.stalled else "ended"
+                stalled = time.monotonic() - started > TIMEOUT_SECONDS / 2
+                reason = f"sent no frame for {TIMEOUT_SECONDS:.0f} s" if stalled else self._failure()
+                self.broke_off = bool(reason)
+                reason = reason or "ended"
             elif (frame.shape[1], frame.shape[0]) != self.size:
                 there, reason = False, f"changed its size from {self.size[0]}x{self.size[1]} px; start again"
             with self._news:
@@ -110,6 +113,17 @@ class LiveVideo:
                 self._news.notify_all()
             if not there:
                 return
+
+    def _failure(self) -> str:
+        """Return why there is no next frame; "" if the stream has an end, for which its server must still be there."""
+        if self._address.isdecimal():
+            return "the camera failed or was disconnected"
+        time.sleep(_TICK_SECONDS)  # a killed server may close the connection before its port
+        try:
+            _require_answer(self._address, self._name)
+        except OSError as error:
+            return f"broke off, the server is gone ({str(error).removeprefix(f'{self._name}: ')})"
+        return ""
 
     def close(self) -> None:
         """Close the camera or connection."""

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ def camera() -> Iterator[WebServer]:
         yield server
 
 
-def read_five_frames(address: str, end: Callable[[], None]) -> LiveVideo:
+def read_five_frames(address: str, end: Callable[[], None], reason: str = "ended") -> LiveVideo:
     """Read five frames of a stream, whose greys must match their numbers, and return the closed stream."""
     video = LiveVideo(address)
     assert video.size == (96, 64)
@@ -35,7 +36,7 @@ def read_five_frames(address: str, end: Callable[[], None]) -> LiveVideo:
     video.close()
     assert len(seen) >= 5
     assert seen == sorted(set(seen))
-    assert (video.ended.rpartition(" ")[0], video.stalled) == ("ended after frame", False)
+    assert (video.ended.rpartition(" ")[0], video.broke_off) == (f"{reason} after frame", reason != "ended")
     return video
 
 
@@ -47,6 +48,13 @@ def test_rtsp_camera_frames(camera: WebServer) -> None:
     hang_up = threading.Event()
     with rtsp_server(camera.camera, hang_up) as address:
         read_five_frames(f"{address}/live", hang_up.set)
+
+
+def test_stream_of_killed_server_broke_off(camera: WebServer) -> None:
+    with contextlib.ExitStack() as server:
+        address = server.enter_context(rtsp_server(camera.camera, threading.Event()))
+        gone = f"broke off, the server is gone (Connection refused (port {address.rpartition(':')[2]}))"
+        read_five_frames(f"{address}/live", server.close, gone)
 
 
 def test_recording_is_read_without_gaps(camera: WebServer, tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_recording_is_read_without_gaps(camera: WebServer, tmp_path: Path) -> No
             seen.append(number)
         video.close()
         assert seen == list(range(1, 21, every))
-        assert (video.ended, video.stalled) == ("ended after frame 20", False)
+        assert (video.ended, video.broke_off) == ("ended after frame 20", False)
 
 
 def test_only_newest_frame_is_kept(camera: WebServer) -> None:
@@ -94,7 +102,7 @@ def test_stalled_stream_times_out(camera: WebServer, monkeypatch: pytest.MonkeyP
     video = LiveVideo(f"{camera.address}/camera")
     camera.frozen.set()
     numbers = [number for number, _ in video.frames()]
-    assert video.stalled
+    assert video.broke_off
     assert video.ended == f"sent no frame for 1 s after frame {numbers[-1]}"
     video.close()
 
