@@ -1,5 +1,6 @@
 """Compilation of the kernel plugin: compiler, headers, flags and cache folder."""
 
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -63,6 +64,7 @@ _EMULATION_FLAGS = (f"-D{_EMULATION_MACRO}", "-Wno-unknown-pragmas")
 """Flags of the test build, in which CUDA kernels run on the CPU; see `native/cuda/emulation.h`."""
 _COMMON_HEADER = "native/common.h"
 _MIN_GCC_RELEASE = 12
+_BUILD_GB = 1
 """The first version that supports `target_clones` for x86-64-v4 and x86-64-v3."""
 _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
@@ -375,10 +377,13 @@ def _depends_on_emulation(source: Path) -> bool:
 def _run(command: Sequence[str], scratch: Path, log: Path) -> None:
     result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if result.returncode != 0:
+        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
+        text = f"compiling the CPU kernels failed ({first.strip()})"
+        if os.strerror(errno.ENOSPC) in result.stderr:
+            raise PluginUnavailableError(
+                f"{text}; free {_BUILD_GB} GB for {log.parent}, or set XDG_CACHE_HOME to a folder on another disk"
+            )
         # A single write, since several parallel commands may fail.
         with log.open("a") as handle:
             handle.write(" ".join(command) + "\n" + result.stdout + result.stderr + "\n")
-        first = next((line for line in result.stderr.splitlines() if "error" in line), f"exit code {result.returncode}")
-        raise PluginUnavailableError(
-            f"compiling the CPU kernels failed ({first.strip()}); the compiler's output is in {log}"
-        )
+        raise PluginUnavailableError(f"{text}; the compiler's output is in {log}")

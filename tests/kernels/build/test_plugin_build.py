@@ -177,6 +177,15 @@ def test_compile_error_names_log(cache: Path, tmp_path: Path, monkeypatch: pytes
     assert not list(cache.rglob(plugin_build.LIBRARY_NAME))
 
 
+def test_full_disk_is_reported_with_remedy(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = _FAILS.replace("unreadable", "cannot write PCH file: No space left on device")
+    monkeypatch.setenv("CXX", str(_script(tmp_path / "cxx", full)))
+    with pytest.raises(
+        PluginUnavailableError, match=rf"No space left on device\); free 1 GB for {cache}/.* XDG_CACHE_HOME"
+    ):
+        plugin_build.ensure_built()
+
+
 def test_folder_writable_by_others_is_rejected(cache: Path, compiler_log: Path) -> None:
     cache.mkdir(parents=True)
     cache.chmod(0o777)
