@@ -13,7 +13,7 @@ from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
-from kernels.host.paths import output_file
+from kernels.host.paths import not_writable, output_file
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights
@@ -60,9 +60,15 @@ def export_weights(options: ExportOptions) -> ExportResult:
 
 
 def _check_names(target: Path | None, sources: Iterable[Path], options: ExportOptions) -> None:
-    """Reject weights whose exported files would have the same names, such as `best.pt` and `best.safetensors`."""
+    """Reject weights whose exported files would have the same names, such as `best.pt` and `best.safetensors`.
+
+    Raises:
+        ValueError: there are such weights, or a file would be in a folder that cannot be written.
+    """
     taken: dict[Path, Path] = {}
     for weights in sources:
+        if target is None and (reason := not_writable(weights.parent)):
+            raise ValueError(f"{weights}: its folder is not writable ({reason}); give a file elsewhere with --output")
         for name in dict.fromkeys(options.include):
             file = _target(weights, name, target)
             if (other := taken.setdefault(file, weights)) != weights:

@@ -223,6 +223,17 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert word in error
 
 
+def test_read_only_folder_of_weights_is_reported_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "damaged.safetensors"
+    weights.write_bytes(b"x")
+    monkeypatch.setattr("graph_train.exporting.export.not_writable", lambda _: "Read-only file system")
+    assert main(["--weights", str(weights)]) == 2
+    message = f"{weights}: its folder is not writable (Read-only file system); give a file elsewhere with --output"
+    assert message in capsys.readouterr().err
+
+
 def test_several_weights_are_exported_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, name in enumerate("ab"):
         save_weights(DetectionModel(load_model_spec(TINY), seed=seed), tmp_path / f"{name}.safetensors")
