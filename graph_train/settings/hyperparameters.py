@@ -209,7 +209,8 @@ def _problem(name: str, value: Any) -> str | None:
     """Return the problem with a value and the remedy; None if it is valid."""
     allowed = _RANGES[name]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        hint = " (yaml reads 1e-4 as a string, 1.0e-4 as a number)" if isinstance(value, str) else ""
+        exponent = isinstance(value, str) and "e" in value.lower()
+        hint = " (yaml reads 1e-4 as a string, 1.0e-4 as a number)" if exponent else ""
         return f"{name}={value!r:.60} is not a number; write a number {allowed}{hint}"
     if not abs(value) <= sys.float_info.max:  # JSON has integers of any size, which no float can hold
         return f"{name}={value!r:.20} is not finite; write a number {allowed}"

@@ -1,6 +1,7 @@
 """Loading of untrusted YAML: plain data only, limited size, depth and alias expansion; errors have line and column."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ MAX_EXPANDED_NODES = 100_000
 MAX_NUMBER_LENGTH = 100
 
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map"))
-_NUMBER_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+_FLOAT = "tag:yaml.org,2002:float"
+_NUMBER_TAGS = frozenset(("tag:yaml.org,2002:int", _FLOAT))
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 Key = tuple[Any, ...]
@@ -58,7 +60,10 @@ class _NotPlainError(Exception):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that limits nesting and reads dates as text."""
+    """SafeLoader that limits nesting and reads dates, times (1:30) and numbers with leading zeros (010) as text.
+
+    YAML 1.1 takes the latter two as numbers to base 60 and 8, which nobody means.
+    """
 
     _depth = 0
 
@@ -72,8 +77,16 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
+def _decimal(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Return the pattern of a number without those to base 60 and 8; other patterns as they are."""
+    if tag not in _NUMBER_TAGS:
+        return pattern
+    excluded = "(?!.*:)" if tag == _FLOAT else "(?!.*:|[-+]?0[0-7_])"
+    return re.compile(excluded + pattern.pattern, pattern.flags)
+
+
 _PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    first: [(tag, _decimal(tag, pattern)) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 

@@ -27,6 +27,17 @@ def test_plain_data_with_positions_and_source_text(tmp_path: Path) -> None:
     assert found.scalar_text("list") is None
 
 
+@pytest.mark.parametrize("text", ["1:30", "-1:30", "1:30.5", "010", "-07", "0_1"])
+def test_numbers_to_other_bases_without_prefix_are_text(tmp_path: Path, text: str) -> None:
+    """YAML 1.1 reads 1:30 as 90, and 010 as 8."""
+    assert load_yaml(write(tmp_path, f"a: {text}\n{text}: b\n")).data == {"a": text, text: "b"}
+
+
+@pytest.mark.parametrize("text", ["0", "-0", "10", "1.5", "00.5", "0x10", "0b1", "1_000", ".5", "1.0e-3", "-.inf"])
+def test_other_numbers_match_pyyaml(tmp_path: Path, text: str) -> None:
+    assert load_yaml(write(tmp_path, f"a: {text}\n")).data == yaml.safe_load(f"a: {text}")
+
+
 def test_aliases_are_resolved(tmp_path: Path) -> None:
     assert load_yaml(write(tmp_path, "a: &x [1]\nb: *x\n")).data == {"a": [1], "b": [1]}
 
@@ -61,7 +72,7 @@ def test_nesting_through_aliases_counts_fully(tmp_path: Path) -> None:
         (nested_aliases(60, 36), ":3:39", "nested deeper than 40 levels after expanding aliases"),
         ("a: &a [*a]", ":1:4", "contains itself"),
         ("a: 1\nb: 2\na: 3", ":3:1", "key 'a' is already defined in line 1"),
-        ("{1: a, 01: b}", ":1:8", "is already defined"),
+        ("{1: a, 0x1: b}", ":1:8", "is already defined"),
         ("a: !!python/object/apply:os.system [ls]", ":1:4", "is not allowed"),
         ("a: !mine 3", ":1:4", "is not allowed"),
         ("a: !!set {x}", ":1:4", "is not allowed"),
@@ -72,7 +83,7 @@ def test_nesting_through_aliases_counts_fully(tmp_path: Path) -> None:
         ("a: [1, 2\nb: 3", ":2:2", "invalid yaml"),
         ("a:\n\t- b", ":2:1", "invalid yaml"),
         ("a: " + "[" * (MAX_DEPTH + 1), ":1:43", "nested deeper"),
-        ("a: " + "1:" * 100 + "1", ":1:4", "number of 201 characters"),
+        ("a: " + "1" * 201, ":1:4", "number of 201 characters"),
         ('a: "\\uD800"', ":1:4", "has invalid escapes"),
         ("a: *b", ":1:4", "undefined alias"),
         ("a: 1\n---\nb: 2", ":2:1", "another document"),
