@@ -32,6 +32,7 @@ _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
 MIN_GRID_PX = 32
 # The network's strides are powers of two well below this size, so the division is exact.
 PROBE_PX = 1024
+_RGB_CHANNELS = 3
 _MAX_REPEATS = 1000
 _MAX_SIDE = 4 * PROBE_PX
 _MAX_WEIGHTS = 1 << 31
@@ -97,6 +98,18 @@ class ModelSpec:
     def grid_px(self) -> int:
         """Image sides are rounded to multiples of this; at least 32, as in YOLOv5."""
         return max(self.coarsest_stride, MIN_GRID_PX)
+
+    def require_rgb(self) -> None:
+        """Reject a network for images with another number of channels than those that are read from files.
+
+        Raises:
+            ValueError: it is such a network.
+        """
+        if self.channels != _RGB_CHANNELS:
+            raise ValueError(
+                f"{self.source}: ch={self.channels}: images have {_RGB_CHANNELS} channels (grey ones are converted); "
+                "remove ch"
+            )
 
     @property
     def anchors_per_level(self) -> int:
@@ -183,7 +196,7 @@ class _Builder:
         if unknown:
             raise ValueError(f"{source}: unknown key {unknown[0]!r}; known keys: {', '.join(CONFIG_KEYS)}")
         self._num_classes = self._integer("nc")
-        self._channels = self._integer("ch", 3)
+        self._channels = self._integer("ch", _RGB_CHANNELS)
         self._depth = self._number("depth_multiple", 1.0)
         self._width = self._number("width_multiple", 1.0)
         self._divisor = self._integer("channel_multiple", 8)

@@ -101,6 +101,7 @@ def load_detector(
     """
     networks = [load_network(Path(path)).to(device) for path in paths]
     for path, network in zip(paths, networks, strict=True):
+        network.spec.require_rgb()
         if network.num_classes != networks[0].num_classes:
             raise ValueError(
                 f"{path}: has {network.num_classes} classes, but {paths[0]} has {networks[0].num_classes}; "

@@ -136,7 +136,9 @@ def _check_inputs(options: TrainOptions, rank: RankInfo) -> None:
     dataset = load_dataset(options.data.data, require=() if options.data.allow_download else ("train", "val"))
     _require_outside(dataset, Path(options.run.project) / options.run.name)
     if options.model.cfg:
-        frozen_layers(options.model.freeze, len(load_model_spec(options.model.cfg).layers))
+        spec = load_model_spec(options.model.cfg)
+        spec.require_rgb()
+        frozen_layers(options.model.freeze, len(spec.layers))
     run_device(options, rank)
 
 

@@ -179,7 +179,9 @@ def _model_spec(
     cfg: str | Mapping[str, Any], options: TrainOptions, hyp: Hyperparameters, classes: int, *, resumed: bool
 ) -> ModelSpec:
     source = "the checkpoint's network" if resumed else f"{options.model.weights}: its network"
-    return load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
+    spec = load_model_spec(cfg, num_classes=classes, anchors=hyp.anchors_per_level, source=source)
+    spec.require_rgb()
+    return spec
 
 
 def anchors_px(network: DetectionModel) -> npt.NDArray[np.float32]:

@@ -256,6 +256,13 @@ def test_user_errors_are_one_line(
         assert word in error
 
 
+def test_network_for_grey_images_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "grey.safetensors"
+    save_weights(DetectionModel(load_model_spec("yolov5n.yaml", num_classes=2, channels=1), seed=0), path)
+    with pytest.raises(ValueError, match=f"{path}: its network: ch=1: images have 3 channels"):
+        load_detector([path], device="cpu")
+
+
 def test_impossible_results_folder_is_rejected_before_slow_work(tmp_path: Path) -> None:
     (tmp_path / "damaged.safetensors").write_bytes(b"x")
     options = {"weights": str(tmp_path / "damaged.safetensors"), "data": str(tmp_path / "none.yaml")}

@@ -16,6 +16,14 @@ def test_freezing_unknown_layers_leaves_no_run_folder(runner: TrainingRunner, fr
     assert not (runner.root / "runs").exists()
 
 
+def test_network_for_grey_images_is_rejected(runner: TrainingRunner) -> None:
+    grey = runner.root / "grey.yaml"
+    grey.write_text(f"{runner.cfg.read_text()}ch: 1\n")
+    with pytest.raises(ValueError, match=r"grey.yaml: ch=1: images have 3 channels .*; remove ch"):
+        runner.train(cfg=grey)
+    assert not (runner.root / "runs").exists()
+
+
 def test_freezing_all_layers_raises(runner: TrainingRunner) -> None:
     with pytest.raises(ValueError, match="--freeze 10: all 10 layers; freeze fewer"):
         runner.train(freeze=10)
