@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kernels.host.quantity import quantity
 from models.pickle_reader import Allowed, Global, Instance, escaped, read_pickle
 from models.saved_weights import PLAIN_REDUCERS, is_plain_or_module
 
@@ -129,5 +130,7 @@ def read_tensor(folder: Path, tensor: Instance) -> npt.NDArray[Any]:
     element = np.dtype(_TYPES[kinds[0]])
     size = _file_bytes(where / "out")
     if size != math.prod(shape) * element.itemsize:
-        raise ValueError(f"{where}/out: {size} bytes, but its description has shape {shape} of {element.name}; damaged")
+        raise ValueError(
+            f"{where}/out: {quantity(size, 'byte')}, but its description has shape {shape} of {element.name}; damaged"
+        )
     return np.fromfile(where / "out", element).reshape(shape)

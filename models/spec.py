@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kernels.host.paths import why_missing
+from kernels.host.quantity import quantity
 from kernels.host.safe_yaml import load_yaml
 from models.catalogue import (
     BLOCKS,
@@ -234,8 +235,8 @@ class _Builder:
                 )
         if head.arguments["num_classes"] != self._num_classes:
             raise ValueError(
-                f"{head.where}: Detect has {head.arguments['num_classes']} classes, but nc is {self._num_classes}; "
-                "write nc"
+                f"{head.where}: Detect has {quantity(head.arguments['num_classes'], 'class')}, but nc is "
+                f"{self._num_classes}; write nc"
             )
         own = head.arguments["anchors"]
         strides = tuple(self._stride(head, layers[index].size) for index in head.inputs)
@@ -393,7 +394,10 @@ class _Builder:
             return (placeholders,) * levels
         assert isinstance(anchors, Sequence)
         if len(anchors) != levels:
-            raise ValueError(f"{head.where}: {len(anchors)} rows of anchors for {levels} levels; write one per level")
+            raise ValueError(
+                f"{head.where}: {quantity(len(anchors), 'row')} of anchors for {quantity(levels, 'level')}; write one "
+                "per level"
+            )
         for row in anchors:
             numbers = isinstance(row, (list, tuple)) and all(
                 isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _MAX_ANCHOR_PX

@@ -13,6 +13,7 @@ from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.host.files import is_stream, write_atomically
 from kernels.host.paths import output_file, printable
+from kernels.host.quantity import quantity
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset
 from pipelines.data.index import ImageIndex, scan_images
@@ -53,7 +54,7 @@ def check_data(options: CheckOptions) -> int:
     for problem in problems:
         print(problem)
     errors = count(problems, "error")
-    print(f"{errors} errors, {len(problems) - errors} warnings")
+    print(f"{quantity(errors, 'error')}, {quantity(len(problems) - errors, 'warning')}")
     if json_file:
         write_atomically(json_file, json.dumps(data_report.as_json(dataset, reports, problems), indent=2))
     if problems_file:

@@ -14,6 +14,7 @@ from graph_train.checks.outputs import reject_overwriting
 from graph_train.host.interrupts import Uninterrupted
 from graph_train.settings.convert_options import ConvertOptions
 from kernels.host.paths import output_file, printable, with_home
+from kernels.host.quantity import quantity
 from pipelines.data.problems import count, write_problems
 from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split
 
@@ -91,16 +92,18 @@ def _report(
     for name, split in splits.items():
         counted = Counter(category for entry in split.entries for category in entry.classes)
         empty = sum(not len(entry.classes) for entry in split.entries)
-        print(f"{name}: {len(split.entries)} images, {empty} of them without objects, {counted.total()} objects")
+        images, objects = quantity(len(split.entries), "image"), quantity(counted.total(), "object")
+        print(f"{name}: {images}, {empty} of them without objects, {objects}")
         for category in names:
             print(f"  {category}: {counted[category]}")
         if split.difficult:
-            print(f"  {split.difficult} objects marked as difficult skipped, as in YOLOv5")
+            print(f"  {quantity(split.difficult, 'object')} marked as difficult skipped, as in YOLOv5")
     problems = [problem for split in splits.values() for problem in split.problems]
     for problem in problems:
         print(problem)
     if problems_file:
         write_problems(problems_file, problems)
     errors = count(problems, "error")
-    print(f"{errors} errors, {len(problems) - errors} warnings; wrote {printable(output / 'data.yaml')}")
+    totals = f"{quantity(errors, 'error')}, {quantity(len(problems) - errors, 'warning')}"
+    print(f"{totals}; wrote {printable(output / 'data.yaml')}")
     return errors

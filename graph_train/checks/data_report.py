@@ -12,6 +12,7 @@ import numpy as np
 
 from graph_train.training.autoanchor import AnchorFit, anchor_fit, box_sizes_px
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 from models.padded_labels import label_capacity, typical_label_capacity
 from pipelines.data.dataset import Dataset, Split
 from pipelines.data.index import ImageIndex
@@ -153,7 +154,7 @@ def shared_images(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
             Path(files[0]),
             None,
             "warning",
-            f"{len(files)} images of {second} (this is the first) are also in {first}",
+            f"{quantity(len(files), 'image')} of {second} {_verb(len(files))} also in {first}",
             "image-repeated",
         )
         for (first, second), files in copies.items()
@@ -205,6 +206,10 @@ def _ends(file: str) -> bytes:
         return hashlib.blake2b(content + opened.read(_END_BYTES)).digest()
 
 
+def _verb(number: int) -> str:
+    return "is" if number == 1 else "(this is the first) are"
+
+
 def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> list[Problem]:
     """Return warnings about classes without boxes in train or val."""
     problems = []
@@ -212,7 +217,7 @@ def class_warnings(dataset: Dataset, splits: Mapping[Split, SplitReport]) -> lis
         empty = [name for name, boxes in report.boxes_per_class.items() if not boxes]
         if empty and split in ("train", "val"):
             shown = ", ".join(empty[:10]) + (" ..." if len(empty) > 10 else "")
-            text = f"{split} has no boxes of {len(empty)} classes: {shown}"
+            text = f"{split} has no boxes of {quantity(len(empty), 'class')}: {shown}"
             problems.append(Problem(dataset.file, None, "warning", text, "class-empty"))
     return problems
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from graph_train.detection.augmented_views import AugmentedInference
 from graph_train.detection.inference import Inference, on_host
 from graph_train.detection.micro_batches import MicroBatched
+from kernels.host.quantity import quantity
 from models.network import DetectionModel
 from models.spec import load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
@@ -38,7 +39,7 @@ def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> Det
     report = transfer(network, weights)
     lacking = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
     if lacking:
-        raise ValueError(f"{path}: {len(lacking)} arrays are missing or have the wrong shape, first {lacking[0]}")
+        raise ValueError(f"{path}: {quantity(len(lacking), 'array')} missing or of the wrong shape, first {lacking[0]}")
     network.names = _class_names(weights, network.num_classes)
     return network
 
@@ -62,7 +63,7 @@ def named_classes(data: str | Path, number: int) -> tuple[str, ...]:
     """
     names = load_dataset(data, require=()).class_names
     if len(names) != number:
-        raise ValueError(f"--data {data}: has {len(names)} classes, but the weights have {number}")
+        raise ValueError(f"--data {data}: has {quantity(len(names), 'class')}, but the weights have {number}")
     return names
 
 
@@ -104,7 +105,7 @@ def load_detector(
         network.spec.require_rgb()
         if network.num_classes != networks[0].num_classes:
             raise ValueError(
-                f"{path}: has {network.num_classes} classes, but {paths[0]} has {networks[0].num_classes}; "
+                f"{path}: has {quantity(network.num_classes, 'class')}, but {paths[0]} has {networks[0].num_classes}; "
                 "the members of an ensemble must have the same classes"
             )
     return Detector(

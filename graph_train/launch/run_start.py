@@ -19,6 +19,7 @@ from graph_train.training.assembly import SavedNetwork, TrainingRun
 from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.setup import Data
 from kernels.host.paths import printable, shell_word
+from kernels.host.quantity import quantity
 from kernels.host.safe_yaml import load_yaml
 
 LOG = logging.getLogger("graph_train")
@@ -220,8 +221,8 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
     before, now = len(header.class_names), len(data.class_names)
     if before != now:
         raise ValueError(
-            f"{printable(data.dataset.file)}: {now} classes, but the run was started with {before}; restore the data "
-            f"set, or start a new run with --weights {shell_word(folder / 'weights' / LAST)}"
+            f"{printable(data.dataset.file)}: {quantity(now, 'class')}, but the run was started with {before}; "
+            f"restore the data set, or start a new run with --weights {shell_word(folder / 'weights' / LAST)}"
         )
     changed = header.data != data.fingerprint()
     if changed:
@@ -230,7 +231,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
         if not changed:
             raise ValueError(
                 f"{printable(folder)}: the checkpoint is at batch {header.cursor.next_batch}, but an epoch has "
-                f"{batches} batches; use an older checkpoint"
+                f"{quantity(batches, 'batch')}; use an older checkpoint"
             )
         header.cursor.next_batch = batches
         header.cursor.losses = min(header.cursor.losses, batches)

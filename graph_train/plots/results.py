@@ -11,6 +11,7 @@ import numpy.typing as npt
 from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import ACCENT, SECOND, new_figure, save, style_axes
 from graph_train.runs.results_csv import COLUMNS, VALIDATION_KEYS
+from kernels.host.quantity import quantity
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +42,9 @@ def read_results(path: Path) -> dict[str, Array]:
         raise ValueError(f"{path}: no epochs yet; expected a header and at least one row")
     for number, line in enumerate(lines[1:], 2):
         if len(line) != len(lines[0]):
-            raise ValueError(f"{path}:{number}: {len(line)} values for {len(lines[0])} columns; remove the broken row")
+            raise ValueError(
+                f"{path}:{number}: {quantity(len(line), 'value')} for {len(lines[0])} columns; remove the broken row"
+            )
     try:
         values = np.asarray(lines[1:], np.float64)
     except ValueError as error:
@@ -61,7 +64,8 @@ def plot_results(results_csv: Path, png: Path) -> None:
         raise ValueError(f"{results_csv}: no column {', '.join(missing) or 'epoch'}; expected {', '.join(COLUMNS)}")
     epoch = columns["epoch"]
     best = best_row(np.stack([columns[name] for name in VALIDATION_KEYS], axis=1))
-    heading = f"{len(epoch)} epochs · best epoch {epoch[best]:.0f}: mAP50 {columns['metrics/mAP_0.5'][best]:.3f}, "
+    epochs = quantity(len(epoch), "epoch")
+    heading = f"{epochs} · best epoch {epoch[best]:.0f}: mAP50 {columns['metrics/mAP_0.5'][best]:.3f}, "
     figure = new_figure(15, 6, f"{heading}mAP50-95 {columns['metrics/mAP_0.5:0.95'][best]:.3f}")
     for axes, (name, title) in zip(figure.subplots(2, 5).flat, _PANELS, strict=True):
         _panel(axes, epoch, columns[name], best)

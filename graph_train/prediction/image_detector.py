@@ -20,6 +20,7 @@ from graph_train.prediction.image_inputs import FileOrImage, OpenedImage, is_bat
 from graph_train.prediction.image_result import ImageResult
 from graph_train.settings.predict_options import DetectorOptions
 from kernels.host.process_settings import require_unforked
+from kernels.host.quantity import quantity
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
@@ -65,7 +66,9 @@ class ImageDetector:
         known = len(self._detector.class_names)
         self.class_names = tuple(named_classes(options.data, known) if options.data else self._detector.class_names)
         if options.classes is not None and max(options.classes) >= known:
-            raise ValueError(f"--classes {max(options.classes)}: the weights have {known} classes, numbered from 0")
+            raise ValueError(
+                f"--classes {max(options.classes)}: the weights have {quantity(known, 'class')}, numbered from 0"
+            )
         self._suppression = NmsSettings(
             options.conf_thres,
             options.iou_thres,

@@ -14,6 +14,7 @@ from graph_train.ranks.placement import Placement
 from graph_train.settings.hyperparameters import AUGMENTATIONS, Hyperparameters
 from graph_train.settings.train_options import TrainOptions
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.index import ImageIndex, index_images
@@ -91,13 +92,13 @@ def _report_problems(split: str, index: ImageIndex) -> None:
     """Log the size of a split and its first few problems."""
     errors = count(index.problems, "error")
     LOG.info(
-        "%s: %d images, %d labels, %d without labels; %d errors, %d warnings",
+        "%s: %s, %s, %d without labels; %s, %s",
         split,
-        len(index),
-        index.num_boxes,
+        quantity(len(index), "image"),
+        quantity(index.num_boxes, "label"),
         index.num_background,
-        errors,
-        len(index.problems) - errors,
+        quantity(errors, "error"),
+        quantity(len(index.problems) - errors, "warning"),
     )
     for problem in index.problems[:SHOWN_PROBLEMS]:
         LOG.info("  %s", problem)

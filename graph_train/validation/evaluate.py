@@ -26,6 +26,7 @@ from graph_train.validation.measuring import (
     validate,
 )
 from kernels.host.files import write_atomically
+from kernels.host.quantity import quantity
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.data.dataset import Dataset, Split, is_coco_2017, load_dataset
@@ -118,8 +119,8 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
 def _check_classes(detector: Detector, index: ImageIndex, weights: str, options: ValOptions) -> None:
     if len(detector.class_names) != len(index.class_names) and not options.single_cls:
         raise ValueError(
-            f"{weights}: has {len(detector.class_names)} classes, but {options.data} has {len(index.class_names)}; use "
-            "the data set that it was trained on, or --single-cls to ignore classes"
+            f"{weights}: has {quantity(len(detector.class_names), 'class')}, but {options.data} has "
+            f"{len(index.class_names)}; use the data set that it was trained on, or --single-cls to ignore classes"
         )
     for category, (known, named) in enumerate(zip(detector.class_names, index.class_names, strict=False)):
         if known not in (named, str(category)) and not options.single_cls:

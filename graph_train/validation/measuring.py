@@ -25,6 +25,7 @@ from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.sharded_validation import BatchSharding, MatchedImages, gather_matched_images
+from kernels.host.quantity import quantity
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 from pipelines.augmentation.letterbox import unletterbox_boxes
 
@@ -297,12 +298,13 @@ class _ValidationRun:
     def _check(self, predictions: Array, labels: Array) -> None:
         if predictions.shape[2] != 5 + len(self._names) and not self._settings.single_cls:
             raise ValueError(
-                f"the network predicts {predictions.shape[2] - 5} classes, but the data set has {len(self._names)}; "
-                "use the data set that the weights were trained on"
+                f"the network predicts {quantity(predictions.shape[2] - 5, 'class')}, but the data set has "
+                f"{len(self._names)}; use the data set that the weights were trained on"
             )
         if len(labels) and labels[:, 1].max() >= len(self._names):
             raise ValueError(
-                f"label with class {labels[:, 1].max():g}, but the data set has only {len(self._names)} classes"
+                f"label with class {labels[:, 1].max():g}, but the data set has only "
+                f"{quantity(len(self._names), 'class')}"
             )
 
     def _add_image(

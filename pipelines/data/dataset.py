@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kernels.host.paths import printable, with_home
+from kernels.host.quantity import quantity
 from kernels.host.safe_yaml import YamlFile, load_yaml
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.completeness import missing_part
@@ -286,7 +287,9 @@ def _class_names(yaml: YamlFile, *, optional: bool) -> tuple[str, ...]:
         return tuple(f"class{index}" for index in range(count or 0))
     listed = _listed_names(yaml, names)
     if count is not None and count != len(listed):
-        raise ValueError(f"{yaml.where('nc')}: nc is {count}, but names has {len(listed)} classes; correct one of them")
+        raise ValueError(
+            f"{yaml.where('nc')}: nc is {count}, but names has {quantity(len(listed), 'class')}; correct one of them"
+        )
     return listed
 
 

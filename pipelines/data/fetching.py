@@ -21,6 +21,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 
 ALLOW_DOWNLOAD = "--allow-download"
 """The flag that allows downloads, other than of URLs given directly in `--source`."""
@@ -261,7 +262,7 @@ def _fetch_once(url: str, file: Path, start: int, wanted: _DownloadRequest) -> N
         stated = answer.headers.get("Content-Length", "")
         expected = start + int(stated) if stated.isascii() and stated.isdigit() else None
         if size is not None and expected not in (None, size):
-            raise FetchError(f"has {expected} bytes, but {size} were expected; it is not used")
+            raise FetchError(f"has {quantity(expected or 0, 'byte')}, but {size} were expected; it is not used")
         with file.open("ab" if start else "wb") as out:
             _copy(answer, out, url, start, replace(wanted, size=expected if size is None else size))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.columns import ImageFormats, ImagePaths, ImageSizes, Polygons, RowGroups
 from pipelines.data.images import ImageFacts, ImageFormat, ImageKind
@@ -89,13 +90,14 @@ class ImageIndex:
         """
         if self.num_boxes or not len(self):
             return ""
+        unlabelled = f"none of the {len(self)} images has labels" if len(self) > 1 else "the only image has no labels"
         if all(map(is_coco_file, sources)):
-            return f"none of the {len(self)} images has labels; check the annotations in {printable(sources[0])}"
+            return f"{unlabelled}; check the annotations in {printable(sources[0])}"
         first = label_path(self.paths[0])
         if os.path.isfile(first):
-            return f"none of the {len(self)} images has labels; the label files are empty, such as {printable(first)}"
+            return f"{unlabelled}; the label files are empty, such as {printable(first)}"
         return (
-            f"none of the {len(self)} images has labels; the first label file would be "
+            f"{unlabelled}; the first label file would be "
             f"{printable(first)}: put a folder `labels` with the same file names next to `images`"
         )
 
@@ -106,12 +108,13 @@ class ImageIndex:
 
     def summary(self) -> str:
         """Return a one-line summary: number of images, boxes, and problems by kind."""
-        text = f"{len(self)} images ({self.num_background} of background), {self.num_boxes} boxes"
+        text = f"{quantity(len(self), 'image')} ({self.num_background} of background), "
+        text += quantity(self.num_boxes, "box")
         if not self.problems:
             return text
         errors = count(self.problems, "error")
         kinds = ", ".join(f"{n} {code}" for code, n in Counter(problem.code for problem in self.problems).most_common())
-        return f"{text}; {errors} errors and {len(self.problems) - errors} warnings: {kinds}"
+        return f"{text}; {quantity(errors, 'error')} and {quantity(len(self.problems) - errors, 'warning')}: {kinds}"
 
 
 def index_images(
@@ -156,7 +159,7 @@ def index_images(
         )
     if strict and index.problems:
         first = f"{index.problems[0]}"
-        raise ValueError(f"strict: {len(index.problems)} problems in the data set; first: {first}")
+        raise ValueError(f"strict: {quantity(len(index.problems), 'problem')} in the data set; first: {first}")
     return index
 
 

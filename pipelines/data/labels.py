@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kernels.host.quantity import quantity
 from pipelines.data.problems import Code, Problem
 
 MAX_FILE_BYTES = 64 << 20
@@ -82,7 +83,8 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
         except _BadRowError as error:
             problems.append(Problem(file, number, "error", f"{error}; row dropped", error.code))
     if problems and not rows:
-        text = f"none of its {len(problems)} rows can be used; image skipped"
+        rows_there = "its only row cannot" if len(problems) == 1 else f"none of its {len(problems)} rows can"
+        text = f"{rows_there} be used; image skipped"
         return unusable_labels(file, text, _capped(problems, file))
     labels = _assemble(rows, file, problems)
     if len(labels.boxes) > MAX_ROWS:
@@ -131,7 +133,10 @@ def unusable_labels(file: Path, text: str, before: Sequence[Problem] = ()) -> La
 def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
     """Return the numbers of a row; raise _BadRowError if it is invalid."""
     if len(tokens) != 5 and (len(tokens) < 7 or len(tokens) % 2 == 0):
-        raise _BadRowError(f"{len(tokens)} columns; expected 5 for a box, or 1 + 2n for a polygon of n >= 3 points")
+        raise _BadRowError(
+            f"{quantity(len(tokens), 'column')}{_commas(tokens)}; expected 5 for a box, or 1 + 2n for a polygon "
+            "of n >= 3 points"
+        )
     values = [_number(token) for token in tokens]
     class_index = values[0]
     if class_index < 0 or class_index != int(class_index):
@@ -151,6 +156,11 @@ def _parse_row(tokens: list[bytes], num_classes: int | None) -> list[float]:
         text = f"class {int(class_index)}, but the data set has {num_classes} (0 to {num_classes - 1})"
         raise _BadRowError(text, "class-range")
     return values
+
+
+def _commas(tokens: list[bytes]) -> str:
+    """Return a hint if a row is separated by commas or semicolons."""
+    return " (separate them with spaces)" if len(tokens) == 1 and (b"," in tokens[0] or b";" in tokens[0]) else ""
 
 
 def _number(token: bytes) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 from pipelines.data.listing import IMAGE_SUFFIXES
 
 DATA_SUFFIXES = IMAGE_SUFFIXES | {".csv", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"}
@@ -66,7 +67,7 @@ class _BoundedReader:
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_READ_BYTES:
-            raise tarfile.ReadError(f"header of {size} bytes")
+            raise tarfile.ReadError(f"header of {quantity(size, 'byte')}")
         return self._stream.read(size)
 
 
@@ -124,7 +125,7 @@ def _checked(
         if number >= MAX_MEMBERS:
             raise ValueError(f"more than {MAX_MEMBERS} members, perhaps an archive bomb")
         if member.size < 0:
-            raise ValueError(f"{shown} has a size of {member.size} bytes, so the archive is damaged")
+            raise ValueError(f"{shown} has a size of {quantity(member.size, 'byte')}, so the archive is damaged")
         if total > limit:
             raise ValueError(f"unpacks to more than {limit / 1e6:.0f} MB, perhaps an archive bomb")
         if total > free:

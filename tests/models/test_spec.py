@@ -133,7 +133,7 @@ def test_unknown_block_error_has_line_and_known_blocks(tmp_path: Path) -> None:
         ("- [-1, 2, C3, [16]]", "- [-1, 2, C3]", "net.yaml:7: row"),
         ("[nc, anchors]", "[3, anchors]", "net.yaml:9: Detect has 3 classes, but nc is 2"),
         ("Detect, [nc, anchors]", "Conv, [8]", "the last row, and no other, must be Detect"),
-        ("[[1], 1, Detect", "[[1, 0], 1, Detect", "net.yaml:9: 1 rows of anchors for 2 levels"),
+        ("[[1], 1, Detect", "[[1, 0], 1, Detect", "net.yaml:9: 1 row of anchors for 2 levels"),
         ("nc: 2", "nc: 0", "nc=0: must be an integer >= 1"),
         ("nc: 2", "nc: 2\nnumber: 3", "unknown key 'number'; known keys: nc,"),
         ("depth_multiple: 1.0", "depth_multiple: x", "depth_multiple='x': must be a number"),

@@ -61,7 +61,7 @@ def test_voc_converts_to_yolo(voc: Path, tmp_path: Path, copy: bool, capsys: pyt
     assert main([*arguments, "--copy"] if copy else arguments) == 0
     printed = capsys.readouterr().out
     assert "train: 2 images, 1 of them without objects, 2 objects" in printed
-    assert "1 objects marked as difficult skipped" in printed
+    assert "1 object marked as difficult skipped" in printed
     assert yaml.safe_load((output / "data.yaml").read_text())["names"] == {0: "cat", 1: "dog"}
     train, val = read(output, "train"), read(output, "val")
     assert not train.problems and not val.problems

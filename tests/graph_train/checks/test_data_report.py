@@ -38,7 +38,7 @@ def test_duplicates_are_reported_and_similar_files_are_not(tmp_path: Path) -> No
     reported = [str(problem) for problem in shared_images(splits)]
     assert reported == [
         f"{val[2]}: warning: 2 images of val (this is the first) are also in train",
-        f"{val[2]}: warning: 1 images of test (this is the first) are also in train",
+        f"{val[2]}: warning: 1 image of test is also in train",
     ]
 
 
@@ -63,7 +63,7 @@ def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read to the end"))
     splits: dict[Split, ImageIndex] = {"train": index_of(*links, *alone), "val": index_of(hard, other)}
     (reported,) = shared_images(splits)
-    assert str(reported) == f"{hard}: warning: 1 images of val (this is the first) are also in train"
+    assert str(reported) == f"{hard}: warning: 1 image of val is also in train"
     assert len(ends) == 2
 
 

@@ -81,7 +81,7 @@ def test_every_problem_is_printed_with_file_and_line(
         f"{labels}:3: error: 'nan' is not a finite number",
         f"{folder}/images/train/e.jpg: error: empty file",
         f"{folder}/images/val/copy.png: warning: 2 images of val (this is the first) are also in train",  # c.jpg
-        f"{data}: warning: train has no boxes of 1 classes: dog",
+        f"{data}: warning: train has no boxes of 1 class: dog",
         "3 errors, 3 warnings",
     ):
         assert line in printed

@@ -31,8 +31,8 @@ def test_validation_without_labels_warns_unless_strict(tmp_path: Path, caplog: p
     file = data_set(tmp_path, train=BOX, val=None)
     with caplog.at_level(logging.WARNING, "graph_train"):
         assert len(load_data(options_from_flags(data=str(file))).val) == 1
-    assert "val: none of the 1 images has labels" in caplog.text
-    with pytest.raises(ValueError, match="val: none of the 1 images has labels"):
+    assert "val: the only image has no labels" in caplog.text
+    with pytest.raises(ValueError, match="val: the only image has no labels"):
         load_data(options_from_flags(data=str(file), strict=True))
 
 

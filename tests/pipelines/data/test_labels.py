@@ -65,7 +65,7 @@ def test_equivalent_row_formats(content: bytes) -> None:
         ("0 .5 .5 .1 .1 .9", "6 columns"),
         ("0 .5 .5 .1 .1 .9 .9 .3", "8 columns"),
         ("0 .5 .5 .1 x", "'x' is not a number"),
-        ("0,.5,.5,.1,.1", "1 columns"),
+        ("0,.5,.5,.1,.1", "1 column (separate them with spaces); expected 5"),
         ("cat .5 .5 .1 .1", "'cat' is not a number"),
         ("0 .5 .5 .1 nan", "'nan' is not a finite number"),
         ("0 .5 .5 inf .1", "'inf' is not a finite number"),

@@ -1,0 +1,11 @@
+"""Numbers with their nouns in messages."""
+
+_HISSING = ("s", "x", "ch")
+"""Endings of nouns whose plural ends in "es", such as "class" and "batch"."""
+
+
+def quantity(number: int, noun: str) -> str:
+    """Return for instance "1 column", "3 columns" or "0 classes"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith(_HISSING) else 's'}"
