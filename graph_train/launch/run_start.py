@@ -1,6 +1,7 @@
 """The settings and saved state that a run starts from, identical on all ranks."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,7 @@ class RunStart:
             _warn_of_edits(folder.path / SETTINGS, saved, unless=(*PLACE, *_CHANGEABLE_ON_RESUME))
             _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
         else:
-            saved = dict(load_yaml(folder.path / SETTINGS).data)
-            hyp = load_hyperparameters(str(folder.path / HYPERPARAMETERS))
+            saved, hyp = _saved_settings(folder.path)
             LOG.info("%s: stopped before its first checkpoint; starting from the beginning", folder.path)
         for name in ("name", "exist_ok"):
             if name in flags:
@@ -146,6 +146,25 @@ class RunStart:
             )
         else:
             LOG.info("Resuming at epoch %d, batch %d", cursor.epoch, cursor.next_batch)
+
+
+def _saved_settings(folder: Path) -> tuple[dict[str, Any], Hyperparameters]:
+    """Return the settings of a run without a checkpoint.
+
+    Raises:
+        ValueError, OSError: the files are damaged or missing.
+    """
+    file, remedy = folder / SETTINGS, "start a new run"
+    saved = dict(load_yaml(file).data)
+    try:
+        options = options_from_flags(**saved)
+    except ValueError as error:
+        raise ValueError(f"{printable(file)}: {error}; {remedy}") from None
+    if not (options.model.cfg or options.model.weights):
+        raise ValueError(f"{printable(file)}: has neither cfg nor weights; {remedy}")
+    if not os.path.lexists(folder / HYPERPARAMETERS):
+        raise FileNotFoundError(f"{printable(folder / HYPERPARAMETERS)}: no such file; {remedy}")
+    return saved, load_hyperparameters(str(folder / HYPERPARAMETERS))
 
 
 def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] = ()) -> None:

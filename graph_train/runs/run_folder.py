@@ -52,6 +52,8 @@ class RunFolder:
         self.weights = path / "weights"
         self._handlers: list[logging.Handler] = []
         self._logging_before = (LOG.level, LOG.propagate)
+        if os.path.lexists(self.weights) and not self.weights.is_dir():
+            raise ValueError(f"{printable(self.weights)}: is not a folder; move it away{self._alternative}")
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
             self._reject_other_kinds()
@@ -358,12 +360,16 @@ def point_to_resume(resume: str, project: str) -> ResumePoint:
     path = Path(resume)
     if path.is_dir():
         if _latest_change(path) == float("-inf"):
+            if _generations(path):
+                raise ValueError(f"--resume {resume}: is the weights folder of a run; give the run's folder")
             raise ValueError(f"--resume {resume}: no checkpoint {path / 'weights' / LAST} and no {SETTINGS}")
         return ResumePoint(path)
     if path.name == LAST and _generations(path.parent):
         return ResumePoint(_run_of(path))
     if not path.is_file():
         raise ValueError(f"--resume {resume}: no checkpoint at {path}")
+    if path.suffix != Path(LAST).suffix:
+        raise ValueError(f"--resume {resume}: not a checkpoint; to start a new run from weights, use --weights")
     return ResumePoint(_run_of(path), path)
 
 

@@ -23,6 +23,28 @@ def stopped(runner: TrainingRunner) -> FinishedRun:
     return runner.train(epochs=2, stop_after=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("opt.yaml", "epochs: 2\n", "opt.yaml: has neither cfg nor weights; start a new run"),
+        ("opt.yaml", "epochz: 2\n", "opt.yaml: unknown setting 'epochz'; did you mean 'epochs'?; start a new run"),
+        ("hyp.yaml", None, "hyp.yaml: no such file; start a new run"),
+    ],
+)
+def test_damaged_settings_of_run_without_checkpoint_are_named(
+    runner: TrainingRunner, stopped: FinishedRun, name: str, content: str | None, message: str
+) -> None:
+    for file in (stopped.folder / "weights").iterdir():
+        file.unlink()
+    if content is None:
+        (stopped.folder / name).unlink()
+    else:
+        (stopped.folder / name).write_text(content)
+    with pytest.raises((ValueError, OSError)) as raised:
+        runner.train_as_given(resume=stopped.folder)
+    assert str(raised.value) == f"{stopped.folder}/{message}"
+
+
 def test_changed_class_count_is_reported(runner: TrainingRunner, stopped: FinishedRun) -> None:
     content = yaml.safe_load(runner.data.read_text())
     runner.data.write_text(yaml.safe_dump({**content, "names": [*content["names"], "yellow"]}))

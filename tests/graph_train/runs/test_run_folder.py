@@ -76,6 +76,10 @@ def test_unusable_folder_error_suggests_remedy(tmp_path: Path) -> None:
         opened(tmp_path / "file")
     with pytest.raises(OSError, match="make it writable, or copy it and resume the copy"):
         opened(tmp_path / "file", resumed=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights").touch()
+    with pytest.raises(ValueError, match=r"run/weights: is not a folder; move it away$"):
+        opened(tmp_path / "run", resumed=True)
 
 
 @pytest.mark.parametrize(("project", "exist_ok"), [("file", False), ("file", True), (".", True)])

@@ -154,6 +154,13 @@ def test_resume_finds_run(tmp_path: Path, uninterrupted: FinishedRun) -> None:
     assert (point_to_resume(str(named), "").folder, point_to_resume(str(named), "").file) == (old, named)
     with working_directory(old / "weights"):
         assert point_to_resume(named.name, "").folder == old
+    with pytest.raises(ValueError, match="is the weights folder of a run; give the run's folder"):
+        point_to_resume(str(old / "weights"), "")
+    (old / "weights" / "best.onnx").touch()
+    with pytest.raises(
+        ValueError, match=r"best.onnx: not a checkpoint; to start a new run from weights, use --weights"
+    ):
+        point_to_resume(str(old / "weights" / "best.onnx"), "")
     with pytest.raises(ValueError, match="weights folder of its run"):
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
