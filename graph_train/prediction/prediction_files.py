@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _COLUMNS = ("file", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y
 CROP_GAIN, CROP_BORDER_PX = 1.02, 10
 """A crop is the box enlarged by this factor and then by this border, as in YOLOv5."""
 _QUALITY = 95
+_MAX_NAME_BYTES = 255
 _MAX_QUEUED = 64
 """Maximum number of images waiting to be written."""
 _WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -194,7 +196,8 @@ class PredictionWriter:
         for row in prediction.detections if self._settings.crops else ():
             folder = self._settings.folder / CROPS / _folder_name(self._names[int(row[5])])
             number = numbers.get(folder, 1)
-            while (file := folder / f"{prediction.stem}{number if number > 1 else ''}.jpg") in self._crops:
+            stem = folder / prediction.stem
+            while (file := stem.with_name(_fitting(stem.name, f"{number if number > 1 else ''}.jpg"))) in self._crops:
                 number += 1
             numbers[folder] = number + 1
             self._crops.add(file)
@@ -264,4 +267,11 @@ def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, 
 def _folder_name(class_name: str) -> str:
     """Return a folder name for a class, without characters that are not allowed."""
     name = "".join("_" if character in "/\\\0" else character for character in class_name)
-    return name if name.strip(".") else "_"
+    return _fitting(name) if name.strip(".") else "_"
+
+
+def _fitting(stem: str, ending: str = "") -> str:
+    """Return `stem + ending`, with the stem cut so that it is not too long for a file name."""
+    while len(os.fsencode(stem + ending)) > _MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return stem + ending

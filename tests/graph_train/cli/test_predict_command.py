@@ -381,6 +381,18 @@ def test_crops_do_not_overwrite_each_other(tmp_path: Path) -> None:
     assert crops == {"1.jpg", "12.jpg", "13.jpg", "122.jpg", "123.jpg", "124.jpg"}
 
 
+def test_long_names_of_crops_are_cut(tmp_path: Path) -> None:
+    """File names have at most 255 bytes, not characters."""
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0], [40, 8, 60, 30, 0.8, 0]], np.float32)
+    output = OutputSettings(tmp_path / "out", None, labels=False, confidences=False, crops=True, entries=False)
+    writer, name = PredictionWriter(output, ("é" * 200,), workers=1), f"{'x' * 251}.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+    writer.add_image(Prediction(tmp_path / name, None, (HEIGHT, WIDTH), rows, Path(name)))
+    writer.close()
+    crops = sorted(path.name for path in (tmp_path / "out/crops" / ("é" * 127)).iterdir())
+    assert crops == [f"{'x' * 250}2.jpg", f"{'x' * 251}.jpg"]
+
+
 def test_image_ids_are_unique(tmp_path: Path) -> None:
     rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
     output = OutputSettings(tmp_path, None, labels=False, confidences=False, crops=False, entries=True)
