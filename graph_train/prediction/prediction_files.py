@@ -164,7 +164,7 @@ class PredictionWriter:
 
     def _record(self, prediction: Prediction) -> None:
         if self._settings.table:
-            place = (prediction.source, "" if prediction.frame is None else prediction.frame)
+            place = (_utf8(prediction.source), "" if prediction.frame is None else prediction.frame)
             rows: list[tuple[Any, ...]] = []
             for *box, confidence, number in prediction.detections.tolist():
                 values = (f"{value:.6g}" for value in (confidence, *box))
@@ -175,8 +175,9 @@ class PredictionWriter:
                 csv.writer(self._table, lineterminator="\n").writerows(rows)
         if self._settings.entries:
             image_id, categories = self._image_id(prediction.stem), range(len(self._names))
+            source = _utf8(prediction.source)
             for entry in result_entries(prediction.detections, image_id, categories):
-                named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": prediction.source}
+                named = {**entry, "category_name": self._names[entry["category_id"]], "file_name": source}
                 frame = {} if prediction.frame is None else {"frame": prediction.frame}
                 self._entries.append((prediction.source, {**named, **frame}))
 
@@ -268,6 +269,11 @@ def _folder_name(class_name: str) -> str:
     """Return a folder name for a class, without characters that are not allowed."""
     name = "".join("_" if character in "/\\\0" else character for character in class_name)
     return _fitting(name) if name.strip(".") else "_"
+
+
+def _utf8(path: str) -> str:
+    """Return the path with undecodable bytes escaped, because CSV and JSON are UTF-8."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def _fitting(stem: str, ending: str = "") -> str:

@@ -393,6 +393,15 @@ def test_long_names_of_crops_are_cut(tmp_path: Path) -> None:
     assert crops == [f"{'x' * 250}2.jpg", f"{'x' * 251}.jpg"]
 
 
+def test_undecodable_file_names_are_escaped_in_tables(weights: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"caf\xe9 \xc2\xa0.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(source)
+    assert main([*arguments(weights, source, tmp_path), "--save-csv", "--save-json", "--conf-thres", "0.001"]) == 0
+    name = f"{tmp_path}/caf\\xe9 \xa0.png"
+    assert name in {row["file"] for row in csv.DictReader((tmp_path / "exp/predictions.csv").open(encoding="utf-8"))}
+    assert name in {entry["file_name"] for entry in json.loads((tmp_path / "exp/predictions.json").read_text())}
+
+
 def test_image_ids_are_unique(tmp_path: Path) -> None:
     rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
     output = OutputSettings(tmp_path, None, labels=False, confidences=False, crops=False, entries=True)
