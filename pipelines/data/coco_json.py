@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels.host.files import NotReadableError, read_regular
 from kernels.host.paths import printable
+from kernels.host.quantity import quantity
 from pipelines.data.labels import MAX_CLASSES, MAX_ROWS, SMALLEST_SIDE, LabelRows, box_corners, unusable_labels
 from pipelines.data.problems import Code, Problem
 
@@ -83,7 +84,7 @@ def read_coco(path: Path, class_names: Sequence[str] = ()) -> CocoFile:
         else:
             crowds += crowd
     if crowds:
-        problems.append(Problem(path, None, "warning", f"{crowds} crowd regions skipped", "coco"))
+        problems.append(Problem(path, None, "warning", f"{quantity(crowds, 'crowd region')} skipped", "coco"))
     folder = _image_folder(path, [name for name, _, _ in entries.values()])
     images = tuple(
         CocoImage(folder / name, width, height, _label_rows(path, name, rows[key]))
@@ -262,13 +263,23 @@ def _nearest(ring: np.ndarray, part: np.ndarray) -> tuple[int, int]:
 
 
 def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> LabelRows:
-    if len(rows) > MAX_ROWS:
-        text = f"{printable(name)}: {len(rows)} boxes, at most {MAX_ROWS} are supported; image skipped"
+    # Repeated boxes are used once, as in label files.
+    kept: dict[bytes, tuple[np.ndarray, np.ndarray | None]] = {}
+    for row, polygon in rows:
+        kept.setdefault(row.tobytes(), (row, polygon))
+    if len(kept) > MAX_ROWS:
+        text = f"{printable(name)}: {len(kept)} boxes, at most {MAX_ROWS} are supported; image skipped"
         return unusable_labels(path, text)
-    boxes = np.array([row for row, _ in rows], np.float32).reshape(-1, 5)
-    if all(polygon is None for _, polygon in rows):
-        return LabelRows(boxes)
-    return LabelRows(boxes, tuple(box_corners(row[1:]) if polygon is None else polygon for row, polygon in rows))
+    problems: tuple[Problem, ...] = ()
+    if len(kept) < len(rows):
+        text = (
+            f"{printable(name)}: {quantity(len(rows) - len(kept), 'annotation')} with class and box of another; skipped"
+        )
+        problems = (Problem(path, None, "warning", text, "row-repeated"),)
+    boxes = np.array([row for row, _ in kept.values()], np.float32).reshape(-1, 5)
+    polygons = [box_corners(row[1:]) if polygon is None else polygon for row, polygon in kept.values()]
+    outlined = any(polygon is not None for _, polygon in kept.values())
+    return LabelRows(boxes, tuple(polygons) if outlined else (), problems)
 
 
 def _image_folder(path: Path, names: Iterable[str]) -> Path:

@@ -21,7 +21,7 @@ from pipelines.data.listing import Listing
 from pipelines.data.problems import Problem
 from pipelines.data.scanned import ScanTable
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MAX_FILES = 64
 """Maximum number of cache files; the oldest ones are removed."""
 

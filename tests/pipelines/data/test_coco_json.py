@@ -49,6 +49,16 @@ def test_box_known_values_and_classes_in_id_order(tmp_path: Path) -> None:
     assert read(document(), tmp_path, ("cat", "dog")).images[0].labels.boxes[0, 0] == 0
 
 
+def test_repeated_annotations_are_used_once(tmp_path: Path) -> None:
+    content = document()
+    (first,) = content["annotations"]
+    content["annotations"] = [first, {**first, "category_id": 1}, {**first, "id": 2}]
+    (image,) = read(content, tmp_path).images
+    assert image.labels.boxes[:, 0].tolist() == [1, 0]
+    (problem,) = image.labels.problems
+    assert problem.severity == "warning" and "a.png: 1 annotation with class and box of another" in problem.text
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "\0"])
 def test_categories_have_printable_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="category 1 must have a printable name"):
@@ -138,7 +148,7 @@ def test_image_with_too_many_boxes_is_skipped(size: dict[str, int], tmp_path: Pa
 def test_crowds_are_skipped_and_counted(tmp_path: Path) -> None:
     found = read(annotated(iscrowd=1), tmp_path)
     assert len(found.images[0].labels.boxes) == 0
-    assert [problem.text for problem in found.problems] == ["1 crowd regions skipped"]
+    assert [problem.text for problem in found.problems] == ["1 crowd region skipped"]
 
 
 @pytest.mark.parametrize(
