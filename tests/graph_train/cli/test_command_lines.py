@@ -55,7 +55,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("graph-train data.yaml", "unexpected argument 'data.yaml'"),
         ("graph-train --epochs", "--epochs: expected one argument"),
         ("graph-train --epochs abc", "--epochs: invalid int value: 'abc'"),
-        ("graph-train --dist-timeout nan", "--dist-timeout nan: must be at most"),
+        ("graph-train --dist-timeout nan", "--dist-timeout nan: must be a number from 1 to"),
         ("graph-train --dist-timeout 0", "--dist-timeout 0.0: must be at least 1"),
         ("graph-train --lr0 0.1", "--lr0: a hyper-parameter, not a flag; write it to a yaml file and give that"),
         ("graph-train --hsv-h=0.1", "--hsv-h: a hyper-parameter, not a flag"),

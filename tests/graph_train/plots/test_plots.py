@@ -112,7 +112,7 @@ def test_padded_column_names_are_parsed(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch\n", "no epochs yet"),
-        ("a,b\n1,2\n1\n", r"results.csv:3: 1 values for 2 columns"),
+        ("a,b\n1,2\n1\n", r"results.csv:3: 1 value for 2 columns"),
         ("a,b\n1,x\n", "every value must be a number"),
         ("epoch,b\n1,2\n", "no column train/box_loss"),
     ],
