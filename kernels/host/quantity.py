@@ -1,6 +1,6 @@
 """Numbers with their nouns in messages."""
 
-_HISSING = ("s", "x", "ch")
+_HISSING = ("s", "x", "tch")
 """Endings of nouns whose plural ends in "es", such as "class" and "batch"."""
 
 
