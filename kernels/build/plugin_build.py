@@ -64,8 +64,8 @@ _EMULATION_FLAGS = (f"-D{_EMULATION_MACRO}", "-Wno-unknown-pragmas")
 """Flags of the test build, in which CUDA kernels run on the CPU; see `native/cuda/emulation.h`."""
 _COMMON_HEADER = "native/common.h"
 _MIN_GCC_RELEASE = 12
-_BUILD_GB = 1
 """The first version that supports `target_clones` for x86-64-v4 and x86-64-v3."""
+_BUILD_GB = 1
 _COMPILERS = ("g++", "c++", "g++-14", "g++-13", "g++-12")
 
 
