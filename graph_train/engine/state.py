@@ -102,7 +102,7 @@ def frozen_layers(freeze: Sequence[int], num_layers: int) -> tuple[int, ...]:
     given = f"--freeze {' '.join(map(str, freeze))}"
     if frozen and max(frozen) >= num_layers:
         raise ValueError(f"{given}: the network has only layers 0 to {num_layers - 1}")
-    if len(set(frozen)) == num_layers:
+    if frozen and len(set(frozen)) == num_layers:
         raise ValueError(f"{given}: all {num_layers} layers; freeze fewer")
     return frozen
 

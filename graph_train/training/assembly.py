@@ -91,9 +91,9 @@ def assemble(
     device = run_device(options, rank)
     weights = _initial_weights(options) if saved is None else None
     cfg = _network_config(options, weights, saved)
-    if isinstance(cfg, Mapping):  # a file was checked before the run folder was created
-        # Before the data are indexed, which takes minutes for a large data set.
-        frozen_layers(options.model.freeze, len(_rows(cfg)))
+    # Before the data are indexed, which takes minutes; a file was checked before the run folder was created.
+    if isinstance(cfg, Mapping) and (rows := _rows(cfg)):
+        frozen_layers(options.model.freeze, len(rows))
     data = load_data(options)
     spec = _model_spec(cfg, options, hyp, len(data.class_names), resumed=saved is not None)
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)

@@ -69,7 +69,7 @@ def near_ties(case: Case, mode: Mode, first: int, last: int, moves: tuple[LabelM
         if first <= iteration <= last:
             found.extend(_ties(case, state, labels, iteration, limit))
 
-    replay(case, mode, iterations=last + 1, moves=moves, observe=look)
+    replay(case, mode, iterations=last + 1, moves=moves, observe=look, audited=False)
     return sorted(found, key=lambda tie: tie.distance)
 
 

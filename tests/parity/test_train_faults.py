@@ -30,10 +30,11 @@ STATISTICS = ("bn.running_mean", "bn.running_var")
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
-def checked(path: Path, mode: Mode) -> Report:
-    report = Report()
-    SUBJECT.check(path, report, mode)
-    return report
+def failures(folder: Path, mode: Mode = "graph") -> list[str]:
+    """Return what differs, without the audit of updates, which detects most faults by itself."""
+    case, report = Case(folder / "train_coslr.npz"), Report()
+    compare(case, replay(case, mode, audited=False), report)
+    return [row.name for row in report.failures()]
 
 
 def _hyper(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
@@ -177,10 +178,7 @@ def test_faults_are_detected(
     mode: Mode,
 ) -> None:
     fault(monkeypatch)
-    report = checked(small_vectors / "train_coslr.npz", mode)
-    assert not report.ok
-    assert report.forgiven == []
-    assert STATE_FAULTS[fault] in [row.name for row in report.failures()]
+    assert STATE_FAULTS[fault] in failures(small_vectors, mode)
 
 
 def _at_iteration(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, np.ndarray], None]) -> None:
@@ -303,8 +301,6 @@ def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (one_average_is_a_copy, "updates of ema/model.13.cv3.bn.weight, in roundings"),
-        (one_momentum_buffer_is_a_tenth_too_small, "updates of model/model.4.cv1.bn.bias, in roundings"),
         (no_update_in_the_last_iteration, "final: median moved of group 1"),
         (no_ema_in_the_last_iteration, "final - ema, parameters"),
         (learning_rate_of_weights_off_by_two_percent, "final: median moved of group 1"),
@@ -320,7 +316,26 @@ def test_faults_of_the_graph_are_detected(
     small_vectors: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, found: str
 ) -> None:
     fault(monkeypatch)
-    report = checked(small_vectors / "train_coslr.npz", "graph")
+    assert found in failures(small_vectors)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (one_average_is_a_copy, "updates of ema/model.13.cv3.bn.weight, in roundings"),
+        (one_momentum_buffer_is_a_tenth_too_small, "updates of model/model.4.cv1.bn.bias, in roundings"),
+        (wrong_update_sign, "updates of model/model.0.conv.weight, in roundings"),
+        # Their updates follow the formulas, so near ties are searched for.
+        (no_weight_decay, "final: median moved of group 1"),
+        (gradient_not_clipped, "loss"),
+    ],
+)
+def test_faults_are_not_forgiven(
+    small_vectors: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, found: str
+) -> None:
+    fault(monkeypatch)
+    report = Report()
+    SUBJECT.check(small_vectors / "train_coslr.npz", report, "graph")
     assert report.forgiven == []
     assert found in [row.name for row in report.failures()]
 

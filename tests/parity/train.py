@@ -75,9 +75,9 @@ def _replay_past_tie(case: Case, mode: Mode, run: Replay, known: list[EdgeTie]) 
     first = int(updates[-2]) + 1 if len(updates) > 1 else 0
     moves = tuple(tie.move for tie in known)
     for tie in near_ties(case, mode, first, last, moves)[:MAX_CANDIDATES]:
-        again = replay(case, mode, moves=(*moves, tie.move))
-        if _agreeing(case, again)[: last + 1].all():
-            return tie, again
+        candidate = (*moves, tie.move)
+        if _agreeing(case, replay(case, mode, iterations=last + 1, moves=candidate, audited=False)).all():
+            return tie, replay(case, mode, moves=candidate)
     return None
 
 

@@ -147,7 +147,7 @@ class Replay:
     groups: Mapping[str, int]
     """Group of each trained parameter: biases, weights with decay, weights of normalisation layers."""
     update_errors: Mapping[str, float]
-    """See `UpdateAudit`."""
+    """See `UpdateAudit`; empty if the run was not audited."""
 
     @property
     def follows_formulas(self) -> bool:
@@ -186,10 +186,11 @@ def replay(
     iterations: int | None = None,
     moves: Sequence[LabelMove] = (),
     observe: Observer = lambda *_: None,
+    audited: bool = True,
 ) -> Replay:
     """Run the first `iterations` batches of a case (all of them by default) in one mode.
 
-    After all of them, the last batch is taken once more for the audit, as if after `LATE_UPDATES`.
+    If the run is audited, the last batch is taken once more after all of them, as if after `LATE_UPDATES`.
     """
     state = TrainingState(
         case.network(case.initial), case.network(case.initial), rule=case.settings["opt_name"].lower()
@@ -199,7 +200,7 @@ def replay(
     step = kind(state, case.criterion(state.network), StepConfig(schedule.weight_decays))
     numbers = range(case.iterations if iterations is None else iterations)
     results, all_settings = [], []
-    audit = UpdateAudit(state, schedule.weight_decays)
+    audit = UpdateAudit(state, schedule.weight_decays) if audited else None
     for iteration in numbers:
         if iteration % case.settings["nb"] == 0:
             state.drop_pending_gradients()
@@ -211,11 +212,13 @@ def replay(
         settings = schedule.at(iteration, iteration // case.settings["nb"])
         results.append(step(flow.tensor(case.images(iteration)), flow.tensor(labels), settings))
         all_settings.append(settings)
-        audit.after_step(settings, updated=results[-1].updated)
+        if audit:
+            audit.after_step(settings, updated=results[-1].updated)
     state.flush()
-    audit.after_flush()
+    if audit:
+        audit.after_flush()
     arrays, updates = state.arrays(), state.counters.updates
-    if iterations is None:
+    if audit and iterations is None:
         state.counters = replace(state.counters, updates=LATE_UPDATES)
         late = replace(settings, update=True)
         taken = step(flow.tensor(case.images(iteration)), flow.tensor(labels), late)
@@ -224,4 +227,6 @@ def replay(
         audit.after_flush()
     accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
     groups = dict(zip(state.trained, state.groups, strict=True))
-    return Replay(tuple(results), tuple(all_settings), accumulate, arrays, updates, groups, audit.errors)
+    return Replay(
+        tuple(results), tuple(all_settings), accumulate, arrays, updates, groups, audit.errors if audit else {}
+    )
