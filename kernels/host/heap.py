@@ -33,7 +33,7 @@ def is_set_by_user(environment: Mapping[str, str], name: str) -> bool:
 
 @contextlib.contextmanager
 def heap_for_compiling() -> Iterator[None]:
-    """Make the millions of small blocks cheaper that compiling a graph takes, and return what it has freed at its end.
+    """Make the many small blocks of compiling a graph cheaper, and return freed memory to the system at the end.
 
     Compiling yolov5n's step takes a tenth less time with it.
     """
