@@ -1,6 +1,8 @@
 """A module as a graph, and gradients as tensors in eager mode and inside a graph."""
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kernels.runtime import Tensor, flow
@@ -22,6 +24,23 @@ class ModuleGraph(flow.nn.Graph):
     def build(self, *inputs: Tensor) -> Any:
         """Return the module's outputs."""
         return self.module(*inputs)
+
+    def build_graph(self, *inputs: Tensor) -> Any:
+        """Build the job of the graph; see `oneflow.nn.Graph`."""
+        with _garbage_collection_paused():
+            return super().build_graph(*inputs)
+
+
+@contextlib.contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Keep unreachable graphs until a graph is built: destroying one clears the variables registered for any graph."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def gradients_of(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 
@@ -22,3 +24,24 @@ def test_gradients_known_values(graph: bool) -> None:
     dx, dy = (ModuleGraph(product, differentiates=True) if graph else product)()
     np.testing.assert_array_equal(dx.numpy(), [20, -42])
     np.testing.assert_array_equal(dy.numpy(), [4, 9])
+
+
+def test_unreachable_graphs_do_not_disturb_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pausing garbage collection, compiling fails: the variable is not "created in nn.Graph"."""
+    graph, x, internal = ModuleGraph(flow.nn.Linear(2, 2)), flow.ones(1, 2), flow._oneflow_internal
+    complete, threshold = internal.CurJobBuildAndInferCtx_Complete, gc.get_threshold()
+
+    def complete_with_garbage() -> None:
+        other = ModuleGraph(flow.nn.Linear(2, 2))
+        other.itself = other
+        del other
+        gc.set_threshold(1)
+        assert [[] for _ in range(10)]  # any allocation starts a collection now
+        complete()
+
+    monkeypatch.setattr(internal, "CurJobBuildAndInferCtx_Complete", complete_with_garbage)
+    try:
+        np.testing.assert_array_equal(graph(x).numpy(), graph.module.to(flow.nn.Module)(x).numpy())
+    finally:
+        gc.set_threshold(*threshold)
+    assert gc.isenabled()
