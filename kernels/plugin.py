@@ -79,7 +79,7 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
         except (ValueError, OSError) as error:
             _process.failure = error
         else:
-            _run_graphs_on_one_thread()
+            _configure_graphs()
             _process.emulates_cuda = mode == "emulated-cuda"
             _process.status = PluginStatus(loaded=True, path=built.path, reason="", build_seconds=built.build_seconds)
     if _process.failure is not None and mode in ("require", "emulated-cuda"):
@@ -129,8 +129,8 @@ def runs_cuda_kernels(tensor: Tensor) -> bool:
     return bool(tensor.is_cuda) or _process.emulates_cuda
 
 
-def _run_graphs_on_one_thread() -> None:
-    """Execute the CPU ops of graphs sequentially on one thread.
+def _configure_graphs() -> None:
+    """Execute the CPU ops of graphs sequentially on one thread, and skip a compiler pass that one rank does not need.
 
     OneFlow distributes them over one thread per core, which suits single-threaded kernels. Ours use all cores and would
     compete (docs/kernels.md has measurements). The number cannot be changed once a graph has been compiled.
@@ -142,6 +142,7 @@ def _run_graphs_on_one_thread() -> None:
     # Keep OneFlow's thread pool at its default size, the number of cores.
     resource.compute_thread_pool_size = resource.compute_thread_pool_size or resource.cpu_device_num
     resource.cpu_device_num = 1
+    resource.disable_group_boxing_by_dst_parallel = flow.env.get_world_size() == 1
     session.update_resource_eagerly(resource)
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kernels.framework.coverage import op_type, runs_on_device
+from kernels.framework.coverage import op_type
 
 FORWARD, LOSS, BACKWARD, UPDATE = PARTS = ("forward", "loss", "backward", "update")
 _LOSS_OP = "graph_train_detection_loss"
@@ -24,7 +24,7 @@ def ops_with_kernels(job: Any) -> list[dict[str, Any]]:
     Returns:
         Rows with "name", "op" (its type), "part" (one of `PARTS`), and "gflop" of a convolution, None of others.
     """
-    ops = [op for op in job.net.op if runs_on_device(op) and op.HasField("user_conf")]
+    ops = [op for op in job.net.op if op.HasField("user_conf")]
     parts = _parts(ops)
     shapes = {name: tuple(described.shape.dim) for name, described in job.helper.lbn2logical_blob_desc.items()}
     return [

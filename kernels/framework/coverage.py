@@ -11,24 +11,17 @@ from kernels.plugin import plugin_library
 COPIES = frozenset(
     {"reshape", "reshape_like", "expand_dims", "squeeze", "identity", "copy", "hierarchical_parallel_cast"}
 )
-_HOST_OPS = "System-Train-"
-"""OneFlow's step counter, which is on the host for every device."""
 
 
 def job_ops(job: Any) -> dict[str, int]:
-    """Count the ops of a compiled graph's job, without those that OneFlow runs on the host."""
-    return dict(Counter(op_type(op) for op in job.net.op if runs_on_device(op)))
+    """Count the ops of a compiled graph's job."""
+    return dict(Counter(op_type(op) for op in job.net.op))
 
 
 def op_type(op: Any) -> str:
     """Return the op type of a graph's op; OneFlow's system ops end in `_conf`."""
     kind: str = op.WhichOneof("op_type")
     return str(op.user_conf.op_type_name) if kind == "user_conf" else kind
-
-
-def runs_on_device(op: Any) -> bool:
-    """Return whether an op of a graph runs on the device rather than on the host."""
-    return not op.name.startswith(_HOST_OPS)
 
 
 def covered_ops() -> frozenset[str]:

@@ -5,6 +5,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kernels.plugin import is_loaded, plugin_library
 from kernels.runtime import Tensor, flow
 
 
@@ -23,7 +24,12 @@ class ModuleGraph(flow.nn.Graph):
 
     def build(self, *inputs: Tensor) -> Any:
         """Return the module's outputs."""
-        return self.module(*inputs)
+        outputs = self.module(*inputs)
+        # OneFlow's optimizers are not used, so the compiler can skip its passes for them.
+        if self.config.training and is_loaded():
+            self.config._train(False)
+            plugin_library().graph_train_clear_train_conf()
+        return outputs
 
     def build_graph(self, *inputs: Tensor) -> Any:
         """Build the job of the graph; see `oneflow.nn.Graph`."""

@@ -20,6 +20,7 @@
 #include "native/memory_plan.h"
 #include "oneflow/core/job/id_manager.h"
 #include "oneflow/core/job/intra_job_mem_sharing_util.h"
+#include "oneflow/core/job/job_build_and_infer_ctx.h"
 #include "oneflow/core/job/job_build_and_infer_ctx_mgr.h"
 #include "oneflow/core/job/plan_util.h"
 #include "oneflow/core/register/blob_desc.h"
@@ -315,6 +316,10 @@ struct Records : oneflow::JobBuildAndInferCtxMgr {
   static constexpr auto kJobs = &Records::mut_job_set;
 };
 
+struct Record : oneflow::JobBuildAndInferCtx {
+  static constexpr auto kJob = &Record::mut_job;
+};
+
 }  // namespace
 
 // Sets whether graphs compiled from now on share memory between tensors (1) or not (0). Returns 0 if this build of
@@ -357,6 +362,13 @@ extern "C" GT_EXPORT void graph_train_last_memory_plan(int64_t* bytes) {
   bytes[0] = last_plan.separate;
   bytes[1] = last_plan.shared;
   bytes[2] = last_plan.peak;
+}
+
+// Called while a training graph is built, after its last gradient. Makes it an inference graph: gradients need a
+// training graph, but the passes for OneFlow's optimizers, of which each infers all ops again, only cost time.
+extern "C" GT_EXPORT void graph_train_clear_train_conf() {
+  oneflow::JobBuildAndInferCtx* const record = CHECK_JUST(oneflow::GetCurInferCtx());
+  (record->*Record::kJob)()->mutable_job_conf()->mutable_predict_conf();
 }
 
 }  // namespace graph_train

@@ -1,6 +1,7 @@
 """Memory sharing in compiled CPU graphs: no tensor is overwritten while it is still read."""
 
 import ctypes
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,11 +172,13 @@ def test_compile_time_memory_is_freed() -> None:
     kept = {}
     for name, compiled in (("all", ModuleGraph._compile), ("needed", compile_graph)):
         graphs = [ModuleGraph(module) for _ in range(4)]
+        gc.collect()
         before = _bytes_in_use()
         for graph in graphs:
             compiled(graph, images)
+        gc.collect()
         kept[name] = _bytes_in_use() - before
-    assert kept["needed"] < 0.7 * kept["all"]
+    assert kept["needed"] < 0.5 * kept["all"]
 
 
 def test_graph_can_be_printed_and_more_graphs_compiled() -> None:
