@@ -228,9 +228,6 @@ class Trainer:
         images = run.setup.placement.shard_batch(batch.images, total)
         with self._progress.spent.count_computing(run.step):
             run.step.start(images, labels, run.schedule.at(number, cursor.epoch))
-        if number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
-            with self.saving.guarded():
-                self._plot(batch, number)
         self._finish_batch()
         self._pending = _PendingBatch(batch, images, labels, number)
         if self._finish_immediately:
@@ -260,6 +257,9 @@ class Trainer:
             [str(path) for path in batch.paths],
             cursor.means(),
         )
+        if pending.number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
+            with self.saving.guarded():
+                self._plot(batch, pending.number)
         self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect_batch(pending))
 
     def _suspect_batch(self, pending: _PendingBatch) -> SuspectBatch:
