@@ -114,11 +114,11 @@ def _parameter_shapes() -> list[tuple[int, ...]]:
 def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
     def build(setting: Setting) -> Work:
         shapes = _parameter_shapes()
-        parameters, averages, gradients = ([setting.leaf(*shape, gradient=False) for shape in shapes] for _ in range(3))
+        parameters, gradients = ([setting.leaf(*shape, gradient=False) for shape in shapes] for _ in range(2))
         elements = sum(parameter.numel() for parameter in parameters)
-        sums, moments = (setting.leaf(elements, gradient=False) for _ in range(2))
+        flat = [setting.leaf(elements, gradient=False) for _ in ("average", "gradient_sum", "first_moment")]
         groups = sorted(number % 3 for number in range(len(shapes)))
-        state = UpdateState(parameters, averages, groups, sums, moments)
+        state = UpdateState(parameters, groups, *flat)
         hyper = flow.tensor(
             hyper_vector(
                 learning_rates=(1e-4,) * 3, weight_decays=(0.0, 5e-4, 0.0), momentum=0.9, ema_decay=0.999, update=True

@@ -112,7 +112,7 @@ class TrainingState(flow.nn.Module):
 
     Args:
         network: the network to train; its parameters are updated in place.
-        average: a second instance of the same network, which holds the moving average and is used for validation.
+        average: a second instance of the same network, which `flush` gives the moving average; used for validation.
         rule: "sgd", "adam" or "adamw".
         freeze: indices N of the layers `model.N` that are not trained.
         placement: placement of both networks' tensors.
@@ -151,6 +151,7 @@ class TrainingState(flow.nn.Module):
             name for name, buffer in network.named_buffers() if name.endswith(("running_mean", "running_var"))
         )
         self._copy_weights_to_average()
+        self.register_buffer("averaged_parameters", flat.clone())
         self.register_buffer(
             "averaged_statistics", flow.cat([get_attribute(average, name) for name in self.statistics], dim=0)
         )
@@ -168,8 +169,8 @@ class TrainingState(flow.nn.Module):
         """Return the tensors that an update reads and writes."""
         return UpdateState(
             parameters=[get_attribute(self.network, name) for name in self.trained],
-            averages=[get_attribute(self.average, name) for name in self.trained],
             groups=self.groups,
+            average=self.averaged_parameters,
             gradient_sum=self.gradient_sum,
             first_moment=self.first_moment,
             second_moment=None if self.rule == "sgd" else self.second_moment,
@@ -214,7 +215,8 @@ class TrainingState(flow.nn.Module):
             self.counters = replace(self.counters, pending_decay=1.0)
         self._reduce_local_gradients()
         self._average_statistics()
-        self._scatter(self.averaged_statistics, self.average)
+        self._scatter(self.averaged_statistics, self.average, self.statistics)
+        self._scatter(self.averaged_parameters, self.average, self.trained)
 
     def _reduce_local_gradients(self) -> None:
         """Add the sum of all ranks' local gradients to `gradient_sum`.
@@ -241,20 +243,20 @@ class TrainingState(flow.nn.Module):
                 flow.cat([self._current_statistics(), local_shard(self.averaged_statistics)], dim=0)
             )
             count = joined.shape[0] // 2
-            self._scatter(joined[:count], self.network)
+            self._scatter(joined[:count], self.network, self.statistics)
             local_shard(self.averaged_statistics).copy_(joined[count:])
 
     def _current_statistics(self) -> Tensor:
         """Return the network's running statistics as one vector, in the order of `statistics`."""
         return flow.cat([local_shard(get_attribute(self.network, name)) for name in self.statistics], dim=0)
 
-    def _scatter(self, flat: Tensor, network: DetectionModel) -> None:
-        """Copy the flat statistics into a network's buffers."""
+    def _scatter(self, flat: Tensor, network: DetectionModel, names: Sequence[str]) -> None:
+        """Copy a flat tensor into a network's parameters or buffers of these names, in their order."""
         start, flat = 0, local_shard(flat)
         with flow.no_grad():
-            for name in self.statistics:
+            for name in names:
                 target = local_shard(get_attribute(network, name))
-                target.copy_(flat[start : start + target.numel()])
+                target.copy_(flat[start : start + target.numel()].reshape(target.shape))
                 start += target.numel()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -306,8 +308,8 @@ class TrainingState(flow.nn.Module):
     def _finish_loading(self, counters: Counters) -> None:
         self._local_gradients = None
         with flow.no_grad():
-            flat = flow.cat([local_shard(get_attribute(self.average, name)) for name in self.statistics], dim=0)
-            local_shard(self.averaged_statistics).copy_(flat)
+            for flat, names in ((self.averaged_statistics, self.statistics), (self.averaged_parameters, self.trained)):
+                local_shard(flat).copy_(flattened([local_shard(get_attribute(self.average, name)) for name in names]))
         self.counters = counters
 
 

@@ -285,7 +285,8 @@ def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "model.13.cv3.bn.weight"
 
     def change(state: TrainingState) -> None:
-        get_attribute(state.average, name).copy_(get_attribute(state.network, name))
+        average = state.update_state().split(state.averaged_parameters)[state.trained.index(name)]
+        average.copy_(get_attribute(state.network, name))
 
     _after_each_step(monkeypatch, change)
 

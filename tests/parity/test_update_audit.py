@@ -1,6 +1,6 @@
 """Faults of a single tensor in graph mode, each of which the audit of updates must detect in that tensor alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from graph_train.engine.step import GraphStep
 from kernels.ops.update.function import UpdateRule, UpdateState
 from kernels.runtime import Tensor, flow
 from models.layers import get_attribute
+from models.network import DetectionModel
 from tests.graph_train.tiny import random_batch, tiny_schedule, tiny_step
 from tests.parity.update_audit import LATE_UPDATES, LIMIT, UpdateAudit
 
@@ -50,8 +51,16 @@ def errors(rule: UpdateRule, fault: Fault = lambda *_: None, name: str = "") -> 
 
 def moments_of(state: TrainingState, name: str, *, second: bool = False) -> Tensor:
     """Return the part of the flat moments that belongs to a parameter, as a view."""
-    whole = state.update_state()
-    return whole.split(whole.second_moment if second else whole.first_moment)[state.trained.index(name)]
+    return _part_of(state, state.second_moment if second else state.first_moment, name)
+
+
+def _average_of(state: TrainingState, name: str) -> Tensor:
+    """Return the moving average of a parameter, as a view."""
+    return _part_of(state, state.averaged_parameters, name)
+
+
+def _part_of(state: TrainingState, flat: Tensor, name: str) -> Tensor:
+    return state.update_state().split(flat)[state.trained.index(name)]
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)
@@ -60,11 +69,11 @@ def test_updates_agree_with_formula(rule: UpdateRule) -> None:
 
 
 def average_is_a_copy(state: TrainingState, name: str) -> None:
-    get_attribute(state.average, name).copy_(get_attribute(state.network, name))
+    _average_of(state, name).copy_(get_attribute(state.network, name))
 
 
 def average_is_a_ten_thousandth_off(state: TrainingState, name: str) -> None:
-    get_attribute(state.average, name).mul_(1.0001)
+    _average_of(state, name).mul_(1.0001)
 
 
 def weight_decays(state: TrainingState, name: str) -> None:
@@ -124,19 +133,34 @@ def test_fault_of_one_average_of_statistics_is_detected(
     assert list(errors("sgd")) == [f"ema/{name}"]
 
 
-@pytest.mark.parametrize("field", ["parameters", "averages"])
-def test_tensor_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+def test_parameter_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph updates a copy of it."""
-    original = TrainingState.update_state
-    number = 5
+    original, example, number = TrainingState.update_state, tiny_step(GraphStep).state, 5
+    copy = example.update_state().parameters[number].detach().clone()
 
     def changed(state: TrainingState) -> UpdateState:
         update = original(state)
-        tensors = list(getattr(update, field))
-        tensors[number] = replaced
-        return replace(update, **{field: tensors})
+        return replace(update, parameters=[*update.parameters[:number], copy, *update.parameters[number + 1 :]])
 
-    replaced = tiny_step(GraphStep).state.update_state().averages[number].clone()
     monkeypatch.setattr(TrainingState, "update_state", changed)
-    name = tiny_step(GraphStep).state.trained[number]
-    assert f"{'model' if field == 'parameters' else 'ema'}/{name}" in errors("sgd")
+    assert f"model/{example.trained[number]}" in errors("sgd")
+
+
+def test_average_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph updates a copy of it."""
+    original, example = TrainingState.update_state, tiny_step(GraphStep).state
+    copy = example.averaged_parameters.clone()
+    monkeypatch.setattr(TrainingState, "update_state", lambda state: replace(original(state), average=copy))
+    assert {f"ema/{name}" for name in example.trained} <= set(errors("sgd"))
+
+
+def test_average_that_the_network_does_not_get_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average network keeps the averaged parameters of the start."""
+    original = TrainingState._scatter
+
+    def statistics_only(state: TrainingState, flat: Tensor, network: DetectionModel, names: Sequence[str]) -> None:
+        if flat is not state.averaged_parameters:
+            original(state, flat, network, names)
+
+    monkeypatch.setattr(TrainingState, "_scatter", statistics_only)
+    assert {f"ema/{name}" for name in tiny_step(GraphStep).state.trained} <= set(errors("sgd"))

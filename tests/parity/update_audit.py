@@ -67,8 +67,11 @@ class UpdateAudit:
         self._old = new
 
     def after_flush(self) -> None:
-        """Check the averages of the running statistics."""
+        """Check the averages of the running statistics, and that the average network has the averaged parameters."""
         arrays, self._old = self._state.arrays(), self._copies()
+        for name in self._state.trained:
+            if not np.array_equal(arrays[f"ema/{name}"], self._old[f"ema/{name}"]):
+                self.errors[f"ema/{name}"] = np.inf
         for name, average in self._statistics.items():
             self._note(f"ema/{name}", arrays[f"ema/{name}"], average.expected, average.rounding)
 
@@ -117,10 +120,11 @@ def _shared_arrays(state: TrainingState) -> _Arrays:
     shared = {
         f"model/{name}": get_attribute(state.network, name).numpy() for name in (*state.trained, *state.statistics)
     }
-    for name in state.trained:
-        shared[f"ema/{name}"] = get_attribute(state.average, name).numpy()
-    for kind in ["first_moment"] + ["second_moment"] * (state.rule != "sgd"):
-        flat, start = getattr(state, kind).numpy(), 0
+    flats = {"ema": state.averaged_parameters, "first_moment": state.first_moment}
+    if state.rule != "sgd":
+        flats["second_moment"] = state.second_moment
+    for kind, tensor in flats.items():
+        flat, start = tensor.numpy(), 0
         for name in state.trained:
             weight = shared[f"model/{name}"]
             shared[f"{kind}/{name}"] = flat[start : start + weight.size].reshape(weight.shape)

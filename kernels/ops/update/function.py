@@ -106,10 +106,10 @@ class UpdateState:
     """
 
     parameters: Sequence[Tensor]
-    averages: Sequence[Tensor]
-    """Moving average of each parameter."""
     groups: Sequence[int]
     """Group of each parameter (0, 1 or 2), which selects its learning rate and weight decay in the hyper vector."""
+    average: Tensor
+    """(n,): moving average of the parameters."""
     gradient_sum: Tensor
     """(n,): accumulated gradient, still scaled by the loss scale; zero after an update."""
     first_moment: Tensor
@@ -118,20 +118,16 @@ class UpdateState:
     """(n,): mean of the squared gradient for Adam and AdamW; None for SGD."""
 
     def __post_init__(self) -> None:
-        if not self.parameters or not len(self.parameters) == len(self.averages) == len(self.groups):
+        if not self.parameters or len(self.parameters) != len(self.groups):
             raise ValueError(
-                f"{len(self.parameters)} parameters, {len(self.averages)} averages and {len(self.groups)} groups: "
-                "each needs one entry per parameter, and at least one"
+                f"{len(self.parameters)} parameters and {len(self.groups)} groups: needs a group for each parameter, "
+                "and at least one"
             )
-        for index, (parameter, average, group) in enumerate(
-            zip(self.parameters, self.averages, self.groups, strict=True)
-        ):
-            shape = tuple(parameter.shape)
-            _check_tensor(f"parameter {index}", parameter, shape)
-            _check_tensor(f"average {index}", average, shape)
+        for index, (parameter, group) in enumerate(zip(self.parameters, self.groups, strict=True)):
+            _check_tensor(f"parameter {index}", parameter, tuple(parameter.shape))
             if group not in (0, 1, 2):
                 raise ValueError(f"parameter {index}: group {group}: known groups are 0, 1 and 2")
-        for name in ("gradient_sum", "first_moment", "second_moment"):
+        for name in ("average", "gradient_sum", "first_moment", "second_moment"):
             tensor = getattr(self, name)
             if tensor is not None:
                 _check_tensor(name, tensor, (self.elements,))
@@ -194,7 +190,7 @@ def _update_parameters_fused(
 ) -> Tensor:
     tensors = {
         "parameter": state.parameters,
-        "ema": state.averages,
+        "ema": [state.average],
         "gradient_sum": [state.gradient_sum],
         "first_moment": [state.first_moment],
         "second_moment": [] if state.second_moment is None else [state.second_moment],
@@ -281,11 +277,13 @@ def update_parameters_reference(
         scalars.per_element(HyperIndex.WEIGHT_DECAY_0, state),
     )
     new = _RULES[rule](old, unscaled * clip, scalars)
-    average = flattened(state.averages)
-    moved = average * scalars[HyperIndex.EMA_DECAY] + new.parameter * scalars[HyperIndex.ONE_MINUS_EMA_DECAY]
+    moved = state.average * scalars[HyperIndex.EMA_DECAY] + new.parameter * scalars[HyperIndex.ONE_MINUS_EMA_DECAY]
     # `where` instead of a product with 0 or 1, because a NaN that is not selected must not propagate.
-    _assign_parts(state, state.parameters, flow.where(updates, new.parameter, old.parameter))
-    _assign_parts(state, state.averages, flow.where(updates, moved, average))
+    for target, value in zip(
+        state.parameters, state.split(flow.where(updates, new.parameter, old.parameter)), strict=True
+    ):
+        assign(target, value)
+    assign(state.average, flow.where(updates, moved, state.average))
     assign(state.gradient_sum, flow.where(asked, flow.zeros_like(total), total))
     assign(state.first_moment, flow.where(updates, new.first_moment, state.first_moment))
     if new.second_moment is not None:
@@ -330,11 +328,6 @@ _RULES: Mapping[UpdateRule, Callable[[_RuleInputs, Tensor, _Scalars], _NewValues
     "adam": _adam,
     "adamw": _adamw,
 }
-
-
-def _assign_parts(state: UpdateState, targets: Sequence[Tensor], flat: Tensor) -> None:
-    for target, value in zip(targets, state.split(flat), strict=True):
-        assign(target, value)
 
 
 def _check_arguments(rule: str, state: UpdateState, gradients: Sequence[Tensor]) -> None:

@@ -32,15 +32,13 @@ Maybe<void> check_floats(const user_op::InferContext* ctx) {
 template<bool kAdam>
 Maybe<void> infer_shape(user_op::InferContext* ctx) {
   CHECK_EQ_OR_RETURN(ctx->InputShape("hyper", 0), Shape({kHyperSize}));
-  CHECK_EQ_OR_RETURN(ctx->input_size("ema"), ctx->input_size("parameter"));
   int64_t elements = 0;
   for (int32_t index = 0; index < ctx->input_size("parameter"); ++index) {
-    CHECK_EQ_OR_RETURN(ctx->InputShape("ema", index), ctx->InputShape("parameter", index));
     elements += ctx->InputShape("parameter", index).elem_cnt();
   }
   JUST(check_gradients(ctx, elements));
   JUST(check_floats(ctx));
-  for (const char* name : {"gradient_sum", "first_moment"}) {
+  for (const char* name : {"ema", "gradient_sum", "first_moment"}) {
     CHECK_EQ_OR_RETURN(ctx->InputShape(name, 0), Shape({elements}));
   }
   const auto rule = static_cast<Rule>(integers_of(ctx).at(0));

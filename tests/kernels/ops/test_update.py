@@ -38,23 +38,22 @@ class _Store(flow.nn.Module):
     def __init__(self, rule: UpdateRule, values: Sequence[_Array], groups: Sequence[int] = _GROUPS) -> None:
         super().__init__()
         self._shapes = [value.shape for value in values]
-        parameters, averages = [], []
+        parameters = []
         for index, value in enumerate(values):
             parameters.append(flow.nn.Parameter(flow.tensor(value.astype(np.float32))))
-            averages.append(flow.tensor(value.astype(np.float32)))
             self.register_parameter(f"parameter_{index}", parameters[-1])
-            self.register_buffer(f"ema_{index}", averages[-1])
         names = ["gradient_sum", "first_moment", *([] if rule == "sgd" else ["second_moment"])]
         flats = {name: flow.zeros(sum(value.size for value in values)) for name in names}
+        flats["average"] = flow.tensor(np.concatenate([value.reshape(-1) for value in values]).astype(np.float32))
         for name, flat in flats.items():
             self.register_buffer(name, flat)
-        self.state = UpdateState(parameters, averages, groups, **flats)
+        self.state = UpdateState(parameters, groups, **flats)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return the arrays by name and parameter number."""
         arrays = {}
         for name, tensor in self.state_dict().items():
-            if "moment" in name or "sum" in name:
+            if not name.startswith("parameter"):
                 ends = np.cumsum([int(np.prod(shape)) for shape in self._shapes])
                 for index, part in enumerate(np.split(tensor.numpy(), ends[:-1])):
                     arrays[f"{name}_{index}"] = part.reshape(self._shapes[index])
@@ -92,13 +91,13 @@ class _Expected:
     gradient_sum: list[_Array] = field(init=False)
     first_moment: list[_Array] = field(init=False)
     second_moment: list[_Array] = field(init=False)
-    ema: list[_Array] = field(init=False)
+    average: list[_Array] = field(init=False)
 
     def __post_init__(self) -> None:
         self.gradient_sum = [np.zeros_like(value) for value in self.parameter]
         self.first_moment = [np.zeros_like(value) for value in self.parameter]
         self.second_moment = [np.zeros_like(value) for value in self.parameter]
-        self.ema = [value.copy() for value in self.parameter]
+        self.average = [value.copy() for value in self.parameter]
 
     def step(self, gradients: Sequence[_Array], settings: "_Settings") -> tuple[float, float]:
         self.gradient_sum = [total + gradient for total, gradient in zip(self.gradient_sum, gradients, strict=True)]
@@ -114,7 +113,7 @@ class _Expected:
         for index, gradient in enumerate(unscaled):
             self._update(index, gradient * clip, settings)
             decay = settings.ema_decay
-            self.ema[index] = decay * self.ema[index] + (1 - decay) * self.parameter[index]
+            self.average[index] = decay * self.average[index] + (1 - decay) * self.parameter[index]
         return norm, 1.0
 
     def _update(self, index: int, gradient: _Array, settings: "_Settings") -> None:
@@ -221,7 +220,7 @@ def test_single_sgd_step_known_values(update: _Update) -> None:
     arrays = store.arrays()
     assert arrays["parameter_0"][0] == 0.8125
     assert arrays["first_moment_0"][0] == 3.5
-    assert arrays["ema_0"][0] == 1.703125
+    assert arrays["average_0"][0] == 1.703125
     assert arrays["gradient_sum_0"][0] == 0.0
     assert result.numpy().tolist() == [2.0, 1.0]
 
@@ -247,7 +246,7 @@ def test_ten_steps_match_float64_formulas(rule: UpdateRule, update: _Update) -> 
     assert expected.updates == 6  # ten steps, three of which accumulate only, one not finite
     for index in range(len(_SHAPES)):
         # float32 rounding of about ten operations in each of six updates, on values near 1
-        for name in ("parameter", "first_moment", "ema"):
+        for name in ("parameter", "first_moment", "average"):
             np.testing.assert_allclose(arrays[f"{name}_{index}"], getattr(expected, name)[index], rtol=2e-5, atol=3e-6)
 
 
@@ -345,11 +344,11 @@ def test_wrong_arguments_raise() -> None:
         update_parameters("sgd", store.state, [flow.zeros(3)], hyper)
     with pytest.raises(ValueError, match="group 3"):
         _Store("sgd", [np.zeros(2)], [3])
-    with pytest.raises(ValueError, match="1 parameters, 1 averages and 2 groups"):
+    with pytest.raises(ValueError, match="1 parameters and 2 groups"):
         _Store("sgd", [np.zeros(2)], [0, 0])
     state = store.state
     with pytest.raises(ValueError, match=r"first_moment of shape \(3,\)"):
-        UpdateState(state.parameters, state.averages, state.groups, state.gradient_sum, flow.zeros(3))
+        UpdateState(state.parameters, state.groups, state.average, state.gradient_sum, flow.zeros(3))
     with pytest.raises(ValueError, match="adam_step=0"):
         _settings(0).vector(0)
 
@@ -367,7 +366,7 @@ def _fused_call(rule: int, shapes: _Shapes, floats: Sequence[float]) -> None:
 def test_op_rejects_out_of_bounds_shapes() -> None:
     fitting: _Shapes = {
         "parameter": [(2, 3), (4,)],
-        "ema": [(2, 3), (4,)],
+        "ema": [(10,)],
         "gradient_sum": [(10,)],
         "first_moment": [(10,)],
         "gradient": [(2, 3), (4,)],
@@ -382,7 +381,7 @@ def test_op_rejects_out_of_bounds_shapes() -> None:
         (0, {**fitting, "gradient": [(10,), (4,)]}, floats),
         (0, {**fitting, "gradient": [(4,), (2, 3)]}, floats),  # as many elements, in another order
         (0, {**fitting, "gradient": [(2, 5)]}, floats),
-        (0, {**fitting, "ema": [(2, 3), (5,)]}, floats),
+        (0, {**fitting, "ema": [(9,)]}, floats),
         (0, fitting, floats[:2]),
         (0, fitting, (*floats, 1.0)),
         (0, fitting, (_MAX_NORM, 0.0, 3.0)),
