@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines.augmentation.augment_config import AugmentConfig
-from pipelines.augmentation.draws import SampleDraws, SamplePlan, epoch_order, upscaled
+from pipelines.augmentation.draws import SampleDraws, SamplePlan, doubled, epoch_order
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import render_sample
@@ -173,7 +173,7 @@ class TrainPipeline:
         groups = [samples[start : start + 4] for start in range(0, len(samples), 4)]
         for row, group in enumerate(groups):
             if len(group) < 4 or self._draws.enlarged_quad(epoch, first_group + row):
-                pictures.append(self._picture(upscaled(group[0], 2), row))
+                pictures.append(self._picture(doubled(group[0]), row))
                 labels.append(self._draws.labels(group[0]))
                 continue
             parts = []

@@ -220,7 +220,6 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
         image_px=setup.image_px,
         threshold=setup.hyp.anchor_t,
         draws=AnchorRandom.from_seed(setup.options.optim.seed),
-        show_progress=True,
     )
     LOG.info(
         "AutoAnchor: %.2f anchors per box, best possible recall %.4f%s",

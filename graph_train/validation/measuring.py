@@ -208,7 +208,6 @@ def validate(
     settings: ValidationSettings | None = None,
     *,
     total: int | None = None,
-    progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
     sharding: BatchSharding | None = None,
 ) -> ValidationResult:
@@ -220,7 +219,6 @@ def validate(
         class_names: name of each class.
         settings: the settings; None for the defaults.
         total: number of batches, for the progress bar.
-        progress: whether to show a progress bar, which is removed at the end.
         on_image: called with each image after NMS, for instance to write result files.
         sharding: if given, `batches` are this rank's shards, and the result is that of all ranks.
 
@@ -234,7 +232,7 @@ def validate(
         total=total,
         bar_format=BAR_FORMAT,
         leave=False,
-        disable=None if progress else True,  # None: no bar where stderr is a file or a pipe
+        disable=None,  # no bar where stderr is a file or a pipe
     )
     started = time.perf_counter()
     for batch in bar:
