@@ -317,15 +317,15 @@ class Trainer:
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
             cursor.best_fitness = fitness
-        stop = self._count_for_early_stopping(fitness)
+        stop = self._update_early_stopping(fitness)
         self.callbacks.run("on_fit_epoch_end", row.values(), epoch, max(cursor.best_fitness, 0.0), fitness)
         cursor.next_epoch()
         cursor.finished = stop or last_epoch
         if not options.run.nosave or final or cursor.finished:
             self._save_epoch(epoch, fitness, improved=improved)
 
-    def _count_for_early_stopping(self, fitness: float) -> bool:
-        """Return whether to stop early. An epoch that was not validated counts with fitness 0, as in YOLOv5."""
+    def _update_early_stopping(self, fitness: float) -> bool:
+        """Record the fitness of an epoch, 0 if it was not validated, as in YOLOv5; return whether to stop early."""
         decision = self.stopper.update(self.cursor.epoch, fitness)
         self.cursor.possible_stop = decision.possible_stop
         if decision.stop:

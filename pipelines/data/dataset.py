@@ -221,9 +221,9 @@ def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | s
         else:
             missing = next(filter(None, map(missing_part, sources)), None)
         if missing is not None:
-            lacks = f"the data set is incomplete, {printable(missing)} is missing or empty"
+            problem = f"the data set is incomplete, {printable(missing)} is missing or empty"
             remedy = f"add it, or move the data set's folder away and {download_hint(yaml)}"
-            raise ValueError(f"{yaml.where(split)}: {split}: {lacks}; {remedy}")
+            raise ValueError(f"{yaml.where(split)}: {split}: {problem}; {remedy}")
 
 
 def _first_missing_source(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
@@ -249,20 +249,20 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
     if not wanted:
         return
     # A shipped yaml's first folder is YOLOv5's ../datasets, which may belong to others, so the last one is used.
-    root, homes = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
+    root, allowed = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
     with _only_one(root.parent):
         if not any(isinstance(_sources(yaml, split, roots), str) for split in require):
             return
-        done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
-    _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
-    if left := done.unpacked.skipped:
+        fetched = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=allowed)
+    _log.info("Unpacked %d files into %s", len(fetched.unpacked.files), printable(root))
+    if left := fetched.unpacked.skipped:
         _log.warning(
             "Skipped %d hidden files or files other than images, labels and texts; the first is %s",
             len(left),
             printable(left[0]),
         )
-    if done.problems:
-        _log.warning("Skipped %d invalid annotations; first: %s", len(done.problems), done.problems[0])
+    if fetched.problems:
+        _log.warning("Skipped %d invalid annotations; first: %s", len(fetched.problems), fetched.problems[0])
 
 
 @contextmanager
