@@ -31,10 +31,7 @@ def check_data(options: CheckOptions) -> int:
     dataset = load_dataset(options.data, allow_download=options.allow_download)
     for target in (options.json, options.plots, options.problems):
         _reject_inside(dataset, target)
-    json_file = output_file("--json", options.json) if options.json else None
-    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
-    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
-        raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
+    json_file, problems_file = _output_files(options)
     anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
@@ -62,6 +59,15 @@ def check_data(options: CheckOptions) -> int:
     if options.plots:
         _plot(indices, Path(options.plots))
     return errors
+
+
+def _output_files(options: CheckOptions) -> tuple[Path | None, Path | None]:
+    """Return the files of `--json` and `--problems`."""
+    json_file = output_file("--json", options.json) if options.json else None
+    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
+    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
+        raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
+    return json_file, problems_file
 
 
 def _has(dataset: Dataset, split: Split) -> bool:

@@ -247,16 +247,20 @@ def evolve(
         text = "Generation %d of %d: fitness %.5g (best %.5g in generation %d)"
         _LOG.info(text, len(table.rows), generations, fitness(table.rows[-1]), best, table.best + 1)
     if plot:
-        from graph_train.plots.results import plot_evolution
-
-        rows = table.scored()
-        plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), folder / "evolve.png")
+        _plot(table, folder / "evolve.png")
     return EvolutionResult(
         hyp=_hyperparameters(table.best_values()),
         best_generation=table.best,
         fitness=float(fitness(table.scored()[table.best])),
         yaml_file=folder / YAML_NAME,
     )
+
+
+def _plot(table: EvolveTable, file: Path) -> None:
+    from graph_train.plots.results import plot_evolution
+
+    rows = table.scored()
+    plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), file)
 
 
 def _hyperparameters(values: Mapping[str, float]) -> Hyperparameters:

@@ -24,7 +24,7 @@ from graph_train.prediction.prediction_files import OutputSettings, Prediction, 
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.predict_options import PredictOptions
-from graph_train.validation.measuring import Speed
+from graph_train.validation.result import Speed
 from kernels.host.paths import printable
 from pipelines.batches import Batch
 from pipelines.data.live import LiveVideo

@@ -25,7 +25,7 @@ from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_b
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.training.run_checkpoints import RunCheckpoints
 from graph_train.validation.coco_results import CocoMetrics
-from graph_train.validation.measuring import ValidationResult
+from graph_train.validation.result import ValidationResult
 from kernels.framework.global_rows import local_shard
 from kernels.host.paths import shell_word
 from kernels.runtime import Tensor

@@ -18,13 +18,8 @@ from graph_train.ranks.exchange import Exchange
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
-from graph_train.validation.measuring import (
-    TABLE_HEADER,
-    ImageDetections,
-    ValidationResult,
-    ValidationSettings,
-    validate,
-)
+from graph_train.validation.measuring import ImageDetections, ValidationSettings, validate
+from graph_train.validation.result import TABLE_HEADER, ValidationResult
 from kernels.host.files import write_atomically
 from kernels.host.quantity import quantity
 from kernels.plugin import load_plugin

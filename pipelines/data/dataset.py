@@ -113,16 +113,16 @@ def load_dataset(
     for split in require:
         if split in absent:
             raise ValueError(absent[split])
-    there: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
-    is_coco = [is_coco_file(source) for sources in there.values() for source in sources]
+    present: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
+    is_coco = [is_coco_file(source) for sources in present.values() for source in sources]
     names = _class_names(yaml, optional=bool(is_coco) and all(is_coco))
     return Dataset(
         name=SHAPES_NAME if str(path_or_name) == SHAPES_NAME else file.stem,
         file=file,
         root=next((root for root in roots if root.is_dir()), roots[0]),
-        train=there.get("train", ()),
-        val=there.get("val", ()),
-        test=there.get("test", ()),
+        train=present.get("train", ()),
+        val=present.get("val", ()),
+        test=present.get("test", ()),
         class_names=names,
         absent=absent,
     )
@@ -268,8 +268,8 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on the folder or, if it does not exist, on its nearest existing parent."""
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    handle = os.open(there, os.O_RDONLY)
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    handle = os.open(existing, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
