@@ -200,8 +200,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
             cache = ", cache ram" if row["cache"] == "ram" else ""
             label = f"{row['loader']}, {row['threads']} threads{cache}"
             groups.setdefault(f"{row['imgsz']} px", {})[label] = quartiles
-        elif (
-            row["loader"] == OURS and row["stage"] != "hand-over"
-        ):  # which copies nothing: its bar would hide all others
+        # The hand-over copies nothing: its bar would hide all others.
+        elif row["loader"] == OURS and row["stage"] != "hand-over":
             groups.setdefault(f"{row['imgsz']} px, stages alone", {})[row["stage"]] = quartiles
     bars(groups, path, title="Training pipeline", unit="images per second")

@@ -115,8 +115,7 @@ def _row(
 class _Job:
     """Ranks on this host, each a worker; all run at the same time.
 
-    With `apart` they are independent processes, whose time includes the cost of sharing cores and memory but not that
-    of communication.
+    With `independent` they do not communicate; their time then includes only the cost of sharing cores and memory.
     """
 
     def __init__(

@@ -103,16 +103,14 @@ def _reject_inside(dataset: Dataset, target: str) -> None:
     """Reject an output inside the data set."""
     if not target:
         return
-    place, working_folder = Path(target).resolve(), Path.cwd()
+    place, cwd = Path(target).resolve(), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
     for file in (dataset.file, *sources):
         if file.resolve() == place:
             raise ValueError(f"{target}: is a file of the data set and would be overwritten; choose another file")
     folders = [folder for source in sources if source.is_dir() for folder in _image_and_label_folders(source / "x")]
-    if dataset.root.resolve() not in (
-        working_folder,
-        *working_folder.parents,
-    ):  # otherwise it is the folder of the whole project
+    # A root that contains the working folder is that of the whole project.
+    if dataset.root.resolve() not in (cwd, *cwd.parents):
         folders.append(dataset.root)
     for folder in folders:
         if folder.resolve() in (place, *place.parents):

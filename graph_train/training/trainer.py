@@ -197,9 +197,8 @@ class Trainer:
             self._train_batch(batch, number)
             number += 1
             self._stop_if_requested()
-            if (
-                self._exchange.single_rank and self.callbacks.stop_training
-            ):  # several ranks synchronise it before each batch
+            # Several ranks synchronise it before each batch.
+            if self._exchange.single_rank and self.callbacks.stop_training:
                 break
         self._finish_batch()
         self.times.append(progress.close())
