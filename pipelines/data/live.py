@@ -136,8 +136,8 @@ class LiveVideo:
 def _camera(number: int) -> Any:
     device = Path(f"/dev/video{number}")
     if not device.exists():
-        success = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
-        raise OSError(f"camera {number}: there is no {device}; available cameras: {success or 'none'}")
+        available = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
+        raise OSError(f"camera {number}: there is no {device}; available cameras: {available or 'none'}")
     cv2 = _quiet_opencv()
     capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
     if not capture.isOpened():
