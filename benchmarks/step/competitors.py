@@ -118,7 +118,7 @@ def find_torch(python: str | None, needed: Sequence[str] = ("torch", "numpy")) -
     return Path(python)
 
 
-NEEDED_PACKAGES = "pip install torch==2.13.0 numpy opencv-python-headless"
+NEEDED_PACKAGES = "pip install torch==2.14.1 numpy opencv-python-headless"
 NO_TORCH = (
     "PyTorch is skipped: this interpreter has no torch. Create an environment with it (python3.11 -m venv T && "
     f"T/bin/{NEEDED_PACKAGES}) and pass --torch-python T/bin/python."
