@@ -325,7 +325,7 @@ BLOCKS: Mapping[str, BlockRule] = {
     "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
     "Detect": BlockRule((Parameter("num_classes", _positive), Parameter("anchors", _table_entry)), channels="none"),
 }
-"""Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may carry their prefix."""
+"""Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may have their prefix `nn.`."""
 
 
 def block_name(text: object) -> str | None:

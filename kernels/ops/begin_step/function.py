@@ -8,7 +8,7 @@ from kernels.framework.in_place import subtract
 from kernels.runtime import Tensor, flow
 
 UPDATED = 1
-"""Index in the result of `update_parameters` that tells whether the weights were updated."""
+"""Index of the entry of `update_parameters`' result that is 1 if the weights were updated."""
 
 
 def begin_step(
