@@ -185,7 +185,7 @@ def _speedup_table(speedups: Sequence[Mapping[str, Any]]) -> Table:
         )
         for pair in speedups
     )
-    title = "How many times better than the OpenCV loader, within each turn"
+    title = "Improvement over the OpenCV loader, as ratios within each turn"
     return Table(title, ("px", "cache", "threads", "of", "times", "quartiles"), rows)
 
 

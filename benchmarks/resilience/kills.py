@@ -259,7 +259,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     rows = tuple((end["chain"], str(end["resumes"]), ", ".join(end["differences"]) or "none") for end in body["chains"])
     return [
         Table(f"{len(kills)} kills", tuple(summary), (tuple(summary.values()),), (_EXACT,)),
-        Table("Chains", ("run", "kills", "differences at its end"), rows, detail=True),
+        Table("Chains", ("run", "kills", "differences at the end"), rows, detail=True),
     ]
 
 

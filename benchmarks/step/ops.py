@@ -98,7 +98,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         *(table for timed in body["times"] for table in tables_of(timed, _matmul_gflops(body))),
         Table(f"Ops of a compiled step of {body['model']}", ("op", "on a CPU", "on CUDA", "computed by"), cells),
         Table(
-            "What one step starts on CUDA",
+            "CUDA launches of one step",
             ("part", "kernels, library calls and copies"),
             (*parts, ("all", str(cuda["launches_per_step"]))),
             (note,),

@@ -69,7 +69,7 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
     place = yaml.where(*key)
     if not isinstance(entry, dict):
         is_address = isinstance(entry, str) and re.fullmatch(r"https?://\S+", entry.strip())
-        what = "an address without its checksum" if is_address else "a script or a description, which is never executed"
+        what = "a URL without its checksum" if is_address else "a script or a description, which is never executed"
         raise ValueError(f"{place}: download is {what}; {_SYNTAX}")
     url, size = entry.get("url", ""), entry.get("bytes")
     digest = yaml.scalar_text(*key, "sha256")  # as written, because a digest of digits only would be a number
