@@ -1,5 +1,5 @@
-# graph-train in a container. One image serves both: OneFlow's and DALI's wheels bring their CUDA libraries, the driver
-# comes from the host.
+# graph-train in a container. CPU and GPU use the same image: the wheels of OneFlow and DALI contain the CUDA libraries,
+# and the host provides the driver.
 #
 #   docker build -t graph-train .                                    # CPU
 #   docker build -t graph-train:cuda --build-arg DEVICE=cuda .       # run with --gpus all
@@ -8,8 +8,8 @@
 ARG DEVICE=cpu
 
 FROM python:3.10-slim-bookworm AS cpu
-# g++ compiles the CPU kernels at the first run; a volume at /root/.cache keeps them. Docker copies what the image has
-# there into a new volume, so pip and uv must leave nothing.
+# g++ compiles the CPU kernels at the first run; a volume at /root/.cache keeps them. Docker copies the image's files
+# in that folder into a new volume, so pip and uv must not leave any.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/* \
@@ -21,7 +21,7 @@ COPY models models
 COPY pipelines pipelines
 COPY graph_train graph_train
 COPY benchmarks benchmarks
-# Containers are new each time: what Python compiles at a start would be lost.
+# Compile bytecode now, because bytecode written by a container is lost with it.
 RUN uv sync --no-cache --no-dev --extra onnx --extra video --compile-bytecode \
     && .venv/bin/python -m compileall -q kernels models pipelines graph_train benchmarks
 ENV PATH=/opt/graph-train/.venv/bin:$PATH
@@ -29,7 +29,7 @@ WORKDIR /work
 CMD ["graph-train", "--help"]
 
 FROM cpu AS cuda
-# What NVIDIA's container runtime makes visible.
+# Settings of NVIDIA's container runtime.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM ${DEVICE}

@@ -74,10 +74,10 @@ def page_text(found: Sequence[StoredResult], results: Path) -> str:
     """Return the page with the tables of all results found below the folder `results`."""
     sections = [_HEAD]
     for name, entry in BENCHMARKS.items():
-        mine = [(path, result) for path, result in found if result["benchmark"] == name]
-        if mine:
+        of_benchmark = [(path, result) for path, result in found if result["benchmark"] == name]
+        if of_benchmark:
             sections.append(f"## {name}\n\n{entry.summary[0].upper()}{entry.summary[1:]}.\n")
-            sections += [_section(path, result, found, results) for path, result in mine]
+            sections += [_section(path, result, found, results) for path, result in of_benchmark]
     return "\n".join(sections)
 
 
@@ -157,8 +157,8 @@ def superseded(result: Mapping[str, Any], found: Sequence[StoredResult]) -> str:
         return ""
     files = ", ".join(f"`{_shown(path)}`" for path, _ in newer)
     left = _rows(result).difference(*(_rows(other) for _, other in newer))
-    but = f", except for {', '.join(sorted(map(_row_name, left)))}" if left else ""
-    return f" **Older code: superseded by {files}{but}.**"
+    exceptions = f", except for {', '.join(sorted(map(_row_name, left)))}" if left else ""
+    return f" **Older code: superseded by {files}{exceptions}.**"
 
 
 def _row_name(row: tuple[Any, ...]) -> str:

@@ -189,7 +189,7 @@ def _load(path: Path) -> ctypes.CDLL:
         reason = (str(error).split("Error is: ")[-1].splitlines() or ["no reason given"])[0]
         raise plugin_build.PluginUnavailableError(f"{path}: cannot be loaded: {reason}; remove the file") from error
     library = ctypes.CDLL(str(path))
-    if not library.graph_train_order_job_queue():  # no graph runs: see Sync above
+    if not library.graph_train_order_job_queue():  # after `Sync`, no graph is running
         _log.warning("this build of OneFlow may crash if a small graph ends before its start is recorded")
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)

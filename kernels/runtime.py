@@ -45,7 +45,7 @@ def _library_folder(package: str) -> Path | None:
 def _preload_cuda_libraries() -> None:
     """Load the libraries that OneFlow links against; missing ones may be provided by the system.
 
-    OneFlow's wheel carries NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
+    OneFlow's wheel contains NCCL 2.12, which has no code for Hopper. Where a newer one is installed (the extra "nccl"),
     its functions are found first, because it is loaded first. cuDNN opens NVRTC on demand, but does not search the
     folder of its wheel, so it must be loaded already.
     """

@@ -39,7 +39,7 @@ def _positive(value: object) -> int:
     return value  # type: ignore[return-value]
 
 
-def _natural(value: object) -> int:
+def _non_negative(value: object) -> int:
     if value == 0 and _is_int(value):
         return 0
     if not _is_int(value) or value < 0:  # type: ignore[operator]
@@ -93,7 +93,7 @@ def _borders(value: object) -> tuple[int, int, int, int]:
         value = [value] * 4
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise ArgumentError("must be one integer or [left, right, top, bottom]")
-    left, right, top, bottom = (_natural(side) for side in value)
+    left, right, top, bottom = (_non_negative(side) for side in value)
     return left, right, top, bottom
 
 
@@ -277,7 +277,7 @@ _OUT = Parameter("out_channels", _positive)
 _GROUPS = Parameter("groups", _positive, 1)
 _ACT = Parameter("activation", _activation, True)
 _STRIDE = Parameter("stride", _positive, 1)
-_PADDING = Parameter("padding", _optional(_natural), None)
+_PADDING = Parameter("padding", _optional(_non_negative), None)
 _DILATION = Parameter("dilation", _positive, 1)
 _SHORTCUT = Parameter("shortcut", _flag, True)
 _EXPANSION = Parameter("expansion", _ratio, 0.5)
@@ -316,7 +316,7 @@ BLOCKS: Mapping[str, BlockRule] = {
         (
             Parameter("kernel", _positive),
             Parameter("stride", _optional(_positive), None),
-            Parameter("padding", _natural, 0),
+            Parameter("padding", _non_negative, 0),
         ),
         channels="kept",
         size=_pooled,
@@ -325,7 +325,7 @@ BLOCKS: Mapping[str, BlockRule] = {
     "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
     "Detect": BlockRule((Parameter("num_classes", _positive), Parameter("anchors", _table_entry)), channels="none"),
 }
-"""Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may carry their prefix."""
+"""Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may have their prefix `nn.`."""
 
 
 def block_name(text: object) -> str | None:

@@ -227,10 +227,10 @@ class DetectionLoss(flow.nn.Module):
 
     def _rebalance(self, per_level: Tensor) -> None:
         """Update `balance` towards equal contributions of the levels, relative to the level of stride 16."""
-        moved = self.balance * 0.9999 + 0.0001 / per_level
+        new_balance = self.balance * 0.9999 + 0.0001 / per_level
         level = self._reference_level
-        moved = moved / moved[level : level + 1]
-        subtract(tensor_of(self.balance), self.balance - moved)
+        new_balance = new_balance / new_balance[level : level + 1]
+        subtract(tensor_of(self.balance), self.balance - new_balance)
 
     def _classes(self, rows: Tensor, labels: Tensor, unmatched: Tensor, count: Tensor) -> Tensor:
         batch, slots = labels.shape[0], labels.shape[1]

@@ -1,6 +1,6 @@
 """Reading of folders written by `oneflow.save` without unpickling: raw tensors and a pickle that names them.
 
-A tensor is a folder with `out` (raw data) and `meta` (shape and type as protobuf text). `pickled_data` holds the saved
+A tensor is a folder with `out` (raw data) and `meta` (shape and type as protobuf text). `pickled_data` has the saved
 object, with each tensor as `{"path": folder}`. Folders written by OneFlow before 0.8 have no pickle; their tensors are
 named by their folders. Links are rejected.
 """

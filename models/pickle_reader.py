@@ -84,7 +84,7 @@ def read_pickle(
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > MAX_OPCODES:
-                raise PickleError("has more opcodes than any weight file")
+                raise PickleError("has too many opcodes for a weight file")
             if opcode.name == "STOP":
                 return machine.result()
             machine.execute(opcode.name, argument)
@@ -239,7 +239,7 @@ class _Machine:
             return
         self._copied += sum(len(given) for given in arguments if isinstance(given, (list, tuple, dict, set)))
         if self._copied > MAX_COPIED:
-            raise PickleError("copies more items than any weight file")
+            raise PickleError("copies too many items for a weight file")
         self._stack.append(reducer(arguments))
 
     def call_with_keywords(self, _: Any) -> None:

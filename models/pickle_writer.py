@@ -75,7 +75,7 @@ def _tuple(values: Sequence[Any], encode: Any) -> bytes:
     return b"(" + b"".join(_pickled(value, encode) for value in values) + b"t" if values else b")"
 
 
-def _list(values: Sequence[Any], encode: Any) -> bytes:
+def _list_opcodes(values: Sequence[Any], encode: Any) -> bytes:
     return b"](" + b"".join(_pickled(value, encode) for value in values) + b"e"
 
 
@@ -121,7 +121,7 @@ _WRITERS: Mapping[type, Callable[[Any, Callable[[Any], Any]], bytes]] = {
     float: _float,
     str: _text,
     tuple: _tuple,
-    list: _list,
+    list: _list_opcodes,
     dict: _dict,
     OrderedDict: _ordered_dict,
     set: _set,

@@ -305,7 +305,7 @@ class _Builder:
         return value
 
     def _inputs(self, raw: object, *, many: bool) -> tuple[int, ...]:
-        here = len(self._layers)
+        layer_index = len(self._layers)
         given = raw if isinstance(raw, list) else [raw]
         if not many and len(given) != 1:
             raise ArgumentError(f"takes one input, but has {raw}")
@@ -315,11 +315,11 @@ class _Builder:
         for number in given:
             if isinstance(number, bool) or not isinstance(number, int):
                 raise ArgumentError(f"has input {number!r}: must be the number of an earlier layer")
-            index = number if number >= 0 else here + number
-            if not 0 <= index < here and not (here == 0 and number == -1):
-                usable = f"layer {here} can use 0 to {here - 1}, or -1 to {-here}"
+            index = number if number >= 0 else layer_index + number
+            if not 0 <= index < layer_index and not (layer_index == 0 and number == -1):
+                usable = f"layer {layer_index} can use 0 to {layer_index - 1}, or -1 to {-layer_index}"
                 raise ArgumentError(
-                    f"has input {number}: {usable if here else 'the input of layer 0 is the image: write -1'}"
+                    f"has input {number}: {usable if layer_index else 'the input of layer 0 is the image: write -1'}"
                 )
             inputs.append(index)
         return tuple(inputs)

@@ -14,7 +14,6 @@ import numpy as np
 
 from kernels.host.paths import printable
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
-from pipelines.data.index import ImageIndex
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
 from pipelines.pixels.device_copy import DrawnImages, HandOff
@@ -52,27 +51,6 @@ class Batch:
     def max_labels(self) -> int:
         """Largest number of labels of an image; 0 if there are none."""
         return int(np.bincount(self.labels[:, 0].astype(np.int64)).max(initial=0))
-
-
-def check_arguments(
-    split: str, index: ImageIndex, *, batch_size: int, image_px: int, workers: int, stride: int
-) -> None:
-    """Reject an empty split, and numbers that no pipeline accepts.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    if not len(index):
-        raise ValueError(f"the {split} split has no usable images; see the reported problems of the data set")
-    for name, value, least in (
-        ("batch size", batch_size, 1),
-        ("image size", image_px, stride),
-        ("workers", workers, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} {value}: must be at least {least}")
-    if image_px % stride:
-        raise ValueError(f"image size {image_px}: must be a multiple of the stride {stride}")
 
 
 class BatchSource:

@@ -194,15 +194,10 @@ class PixelBatches(_DecodedBatches):
 
 
 def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:
-    backend = Backend.of(settings.device)
-    return GraphSettings(
-        slots=1,
-        warp=False,
-        paste=False,
+    return GraphSettings.without_warp(
         batch_size=settings.batch_size,
         threads=settings.workers,
-        backend=backend,
-        finish=backend.gpu is not None,
+        backend=Backend.of(settings.device),
         decoded=decoded,
     )
 

@@ -1,22 +1,20 @@
 """Training batches, augmented as in YOLOv5 and reproducible from (seed, epoch, batch)."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from pipelines.augmentation.augment_config import AugmentConfig
-from pipelines.augmentation.draws import SampleDraws, SamplePlan, epoch_order, upscaled
+from pipelines.augmentation.draws import SampleDraws, SamplePlan, doubled, epoch_order
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, Picture
 from pipelines.augmentation.rendering import render_sample
-from pipelines.batches import Batch, BatchSource, check_arguments
+from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
-from pipelines.pixels.image_cache import CacheKind, open_images
 from pipelines.pixels.timings import Timings
-from pipelines.shard import Shard
+from pipelines.settings import BatchSettings
 
 
 class TrainPipeline:
@@ -28,55 +26,33 @@ class TrainPipeline:
     Args:
         index: the images.
         augment: the augmentation settings.
-        batch_size: samples per batch over all ranks; with `quad`, a multiple of 4.
-        image_px: side of the images, a multiple of `stride`.
+        settings: the batch settings; with `quad`, the batch size is a multiple of 4.
         seed: seed of all draws, >= 0.
-        workers: number of decoding threads, and of drawing threads.
-        device: "cpu" or, for instance, "cuda:1" to decode and draw on the second GPU.
-        stride: stride of the network; sides of rectangular batches are multiples of it.
-        shard: this rank's part of every batch.
-        cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
     Raises:
         ValueError: an argument is invalid, or the cache does not fit.
     """
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        augment: AugmentConfig,
-        *,
-        batch_size: int,
-        image_px: int,
-        seed: int,
-        workers: int,
-        device: str = "cpu",
-        stride: int = 32,
-        shard: Shard = Shard(),  # noqa: B008 - a frozen value
-        cache: CacheKind | None = None,
-        cache_dir: Path | None = None,
-        progress: str | None = None,
-    ) -> None:
-        check_arguments("train", index, batch_size=batch_size, image_px=image_px, workers=workers, stride=stride)
+    def __init__(self, index: ImageIndex, augment: AugmentConfig, settings: BatchSettings, *, seed: int) -> None:
+        settings.check("train", index)
         if seed < 0:
             raise ValueError(f"seed {seed}: must be at least 0")
-        backend = Backend.of(device)
-        per_image = 4 if augment.quad else 1
+        backend = Backend.of(settings.device)
+        batch_size, per_image = settings.batch_size, 4 if augment.quad else 1
         if batch_size % per_image:
             raise ValueError(f"batch size {batch_size}: must be a multiple of {per_image} with quad")
         self._per_image = per_image
-        self._index, self._augment, self._seed, self._shard = index, augment, seed, shard
-        self._batch_size, self._image_px, self._stride = batch_size, image_px, stride
+        self._index, self._augment, self._settings, self._seed = index, augment, settings, seed
         self._draws = SampleDraws(index, augment, seed=seed)
         self._sizes = index.sizes_wh
         pastes = augment.copy_paste > 0 and len(index.segments.points) > 0
         self._warp = not augment.axis_aligned or pastes
-        images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
+        images = settings.open_images("train", index)
         self.graph_settings = GraphSettings(
             slots=augment.tiles,
             warp=self._warp,
             paste=pastes,
-            batch_size=shard.max_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
-            threads=workers,
+            batch_size=settings.shard.max_rows(batch_size // per_image) * per_image * (2 if augment.mixup > 0 else 1),
+            threads=settings.workers,
             backend=backend,
             finish=backend.gpu is not None,
             quad=augment.quad,
@@ -87,11 +63,11 @@ class TrainPipeline:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches per epoch, including a smaller last one."""
-        return -(-len(self._index) // self._batch_size)
+        return -(-len(self._index) // self._settings.batch_size)
 
     def images_of(self, batch: int) -> int:
         """Return the number of images of a batch over all ranks; with quad, an image has four samples."""
-        samples = min(self._batch_size, len(self._index) - batch * self._batch_size)
+        samples = min(self._settings.batch_size, len(self._index) - batch * self._settings.batch_size)
         return -(-samples // self._per_image)
 
     @property
@@ -136,22 +112,11 @@ class TrainPipeline:
         sizes: Sequence[int] | None = None,
     ) -> Iterator[BatchPlan]:
         """Yield the plans of the batches of `epoch` without rendering them; arguments as in `epoch`."""
-        count, size = len(self._index), self._batch_size
-        shapes = None
-        if self._augment.rect:
-            order, shapes = rectangular_batches(
-                self._index.sizes, batch_size=size, image_px=self._image_px, stride=self._stride, pad_strides=0.0
-            )
-            repeat = np.zeros(count, np.int64)
-        else:
-            order, repeat = epoch_order(self._seed, epoch, count, image_weights=image_weights)
+        order, repeat, shapes_hw = self._order(epoch, image_weights)
         for batch in range(first_batch, self.batches_per_epoch):
-            rows = np.arange(batch * size, min((batch + 1) * size, count))
-            # With quad, the four samples of an image stay together.
-            own = self._shard.rows(-(-len(rows) // self._per_image))
-            rows = rows[own.start * self._per_image : own.stop * self._per_image]
-            side = self._image_px if sizes is None else sizes[batch]
-            output_wh = (side, side) if shapes is None else (int(shapes[batch, 1]), int(shapes[batch, 0]))
+            rows = self._rows(batch)
+            side = self._settings.image_px if sizes is None else sizes[batch]
+            output_wh = (side, side) if shapes_hw is None else (int(shapes_hw[batch, 1]), int(shapes_hw[batch, 0]))
             samples = [
                 self._draws.sample(
                     epoch,
@@ -166,6 +131,28 @@ class TrainPipeline:
                 yield self._quad_plan(samples, epoch, first_group=int(rows[0]) // 4)
             else:
                 yield self._plan(samples)
+
+    def _order(self, epoch: int, image_weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the images of an epoch in order, how often each was drawn before, and with rect the batch shapes."""
+        count, settings = len(self._index), self._settings
+        if not self._augment.rect:
+            return *epoch_order(self._seed, epoch, count, image_weights=image_weights), None
+        order, shapes_hw = rectangular_batches(
+            self._index.sizes,
+            batch_size=settings.batch_size,
+            image_px=settings.image_px,
+            stride=settings.stride,
+            pad_strides=0.0,
+        )
+        return order, np.zeros(count, np.int64), shapes_hw
+
+    def _rows(self, batch: int) -> np.ndarray:
+        """Return this rank's positions of a batch in the order of the epoch."""
+        size, group = self._settings.batch_size, self._per_image
+        rows = np.arange(batch * size, min((batch + 1) * size, len(self._index)))
+        # With quad, the four samples of an image stay together.
+        own = self._settings.shard.rows(-(-len(rows) // group))
+        return rows[own.start * group : own.stop * group]
 
     def _plan(self, samples: Sequence[SamplePlan]) -> BatchPlan:
         width, height = samples[0].output_wh
@@ -186,7 +173,7 @@ class TrainPipeline:
         groups = [samples[start : start + 4] for start in range(0, len(samples), 4)]
         for row, group in enumerate(groups):
             if len(group) < 4 or self._draws.enlarged_quad(epoch, first_group + row):
-                pictures.append(self._picture(upscaled(group[0], 2), row))
+                pictures.append(self._picture(doubled(group[0]), row))
                 labels.append(self._draws.labels(group[0]))
                 continue
             parts = []

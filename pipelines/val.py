@@ -1,7 +1,6 @@
 """Validation batches: letterboxed images in rectangular shapes with little border, in a fixed order."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -10,13 +9,12 @@ from pipelines.augmentation.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, le
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
 from pipelines.augmentation.rendering import placed_image
-from pipelines.batches import Batch, BatchSource, check_arguments
+from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
-from pipelines.pixels.image_cache import CacheKind, open_images
 from pipelines.pixels.timings import Timings
-from pipelines.shard import Shard
+from pipelines.settings import BatchSettings
 from pipelines.train import batch_labels
 
 
@@ -25,55 +23,32 @@ class ValPipeline:
 
     Args:
         index: the images.
-        batch_size: maximum number of images per batch.
-        image_px: long side of the images without border; a multiple of `stride`.
-        workers: number of decoding threads, and of drawing threads.
-        device: "cpu" or, for instance, "cuda:1" to decode and draw on the second GPU.
-        stride: sides of batches are multiples of it.
+        settings: the batch settings.
         rect: sort images by aspect ratio and use the smallest shape for each batch plus half a stride of border, as in
             YOLOv5; otherwise keep the order and use squares of `image_px`.
-        shard: this rank's part of every batch.
-        cache, cache_dir, progress: see `pipelines.pixels.image_cache.open_images`.
     Raises:
         ValueError: an argument is invalid, or the cache does not fit.
     """
 
-    def __init__(
-        self,
-        index: ImageIndex,
-        *,
-        batch_size: int,
-        image_px: int,
-        workers: int,
-        device: str = "cpu",
-        stride: int = 32,
-        rect: bool = True,
-        shard: Shard = Shard(),  # noqa: B008 - a frozen value
-        cache: CacheKind | None = None,
-        cache_dir: Path | None = None,
-        progress: str | None = None,
-    ) -> None:
-        check_arguments("val", index, batch_size=batch_size, image_px=image_px, workers=workers, stride=stride)
-        backend = Backend.of(device)
-        self._index, self._batch_size, self._image_px, self._shard = index, batch_size, image_px, shard
+    def __init__(self, index: ImageIndex, settings: BatchSettings, *, rect: bool = True) -> None:
+        settings.check("val", index)
+        backend = Backend.of(settings.device)
+        self._index, self._settings = index, settings
+        batch_size, image_px = settings.batch_size, settings.image_px
         self._sizes = index.sizes_wh
         if rect:
             self._order, self._shapes = rectangular_batches(
-                index.sizes, batch_size=batch_size, image_px=image_px, stride=stride, pad_strides=0.5
+                index.sizes, batch_size=batch_size, image_px=image_px, stride=settings.stride, pad_strides=0.5
             )
         else:
             self._order = np.arange(len(index))
             self._shapes = np.full((-(-len(index) // batch_size), 2), image_px)
-        images = open_images(index, cache, folder=cache_dir, workers=workers, progress=progress)
+        images = settings.open_images("val", index)
         self._source = BatchSource(
-            GraphSettings(
-                slots=1,
-                warp=False,
-                paste=False,
-                batch_size=shard.max_rows(batch_size),
-                threads=workers,
+            GraphSettings.without_warp(
+                batch_size=settings.shard.max_rows(batch_size),
+                threads=settings.workers,
                 backend=backend,
-                finish=backend.gpu is not None,
                 decoded=images.decoded,
             ),
             images,
@@ -92,7 +67,7 @@ class ValPipeline:
 
     def images_of(self, batch: int) -> int:
         """Return the number of images of a batch over all ranks."""
-        return min(self._batch_size, len(self._index) - batch * self._batch_size)
+        return min(self._settings.batch_size, len(self._index) - batch * self._settings.batch_size)
 
     @property
     def timings(self) -> Timings:
@@ -109,12 +84,12 @@ class ValPipeline:
 
     def _plan(self, batch: int) -> BatchPlan:
         height, width = (int(side) for side in self._shapes[batch])
-        numbers = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        numbers = numbers[self._shard.rows(len(numbers))]
+        numbers = self._order[batch * self._settings.batch_size : (batch + 1) * self._settings.batch_size]
+        numbers = numbers[self._settings.shard.rows(len(numbers))]
         pictures, labels, geometry = [], [], []
         for row, number in enumerate(int(n) for n in numbers):
             size = self._sizes[number]
-            fit = letterboxed(size, (width, height), image_px=self._image_px, enlarge=False)
+            fit = letterboxed(size, (width, height), image_px=self._settings.image_px, enlarge=False)
             view = placed_image(number, fit.placement, size, (width, height), by_area=True)
             pictures.append(Picture((view,), 1.0, None, row))
             rows = canvas_labels([fit.placement], [self._index.labels[number]], canvas_wh=None)

@@ -53,11 +53,11 @@ def check(data: str) -> dict[str, Any]:
 def prepare_plan(data: str, cache: str) -> None:
     """Build the training pipeline without the plugin, which planning does not need."""
     from pipelines.augmentation.augment_config import AugmentConfig
+    from pipelines.settings import BatchSettings
     from pipelines.train import TrainPipeline
 
-    _state["pipeline"] = TrainPipeline(
-        _indexed(data, cache), AugmentConfig(), batch_size=_PLANNED_BATCH, image_px=_IMAGE_PX, seed=_SEED, workers=1
-    )
+    settings = BatchSettings(batch_size=_PLANNED_BATCH, image_px=_IMAGE_PX, workers=1)
+    _state["pipeline"] = TrainPipeline(_indexed(data, cache), AugmentConfig(), settings, seed=_SEED)
 
 
 def plan(batches: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> dict[str, Any]:
     """Measure the whole pipeline at every size, cache and thread count, and its stages with the most threads."""
     sizes = flags.imgsz or (QUICK_SIZES if flags.quick else SIZES)
-    workers = sorted(set(flags.workers or _powers(flags.threads)))
+    workers = sorted(set(flags.workers or _powers_of_two(flags.threads)))
     if min(workers) < 1 or flags.batch_size < 1:
         raise ValueError(f"--workers {min(workers)}, --batch-size {flags.batch_size}: must be at least 1")
     opencv = find_torch(flags.torch_python, NEEDED)
@@ -62,7 +62,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "speedups": speedups, "notes": [] if opencv else [NO_OPENCV]}
 
 
-def _powers(limit: int) -> list[int]:
+def _powers_of_two(limit: int) -> list[int]:
     return [*(2**n for n in range(limit.bit_length()) if 2**n < limit), limit]
 
 
@@ -185,7 +185,7 @@ def _speedup_table(speedups: Sequence[Mapping[str, Any]]) -> Table:
         )
         for pair in speedups
     )
-    title = "How many times better than the OpenCV loader, within each turn"
+    title = "Improvement over the OpenCV loader, as ratios within each turn"
     return Table(title, ("px", "cache", "threads", "of", "times", "quartiles"), rows)
 
 
@@ -200,8 +200,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
             cache = ", cache ram" if row["cache"] == "ram" else ""
             label = f"{row['loader']}, {row['threads']} threads{cache}"
             groups.setdefault(f"{row['imgsz']} px", {})[label] = quartiles
-        elif (
-            row["loader"] == OURS and row["stage"] != "hand-over"
-        ):  # which copies nothing: its bar would hide all others
+        # The hand-over copies nothing: its bar would hide all others.
+        elif row["loader"] == OURS and row["stage"] != "hand-over":
             groups.setdefault(f"{row['imgsz']} px, stages alone", {})[row["stage"]] = quartiles
     bars(groups, path, title="Training pipeline", unit="images per second")

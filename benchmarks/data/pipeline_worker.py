@@ -21,6 +21,7 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     from pipelines.augmentation.augment_config import AugmentConfig
     from pipelines.data.dataset import load_dataset
     from pipelines.data.index import index_images
+    from pipelines.settings import BatchSettings
     from pipelines.train import TrainPipeline
 
     used_device = select_device(device)
@@ -29,16 +30,10 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     index = index_images(dataset.train, dataset.class_names)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
     Path(list_to).write_text(json.dumps(listed), encoding="utf-8")
-    pipeline = TrainPipeline(
-        index,
-        AugmentConfig(),
-        batch_size=batch,
-        image_px=image_px,
-        seed=0,
-        workers=threads,
-        device=used_device,
-        cache="ram" if cache else None,
+    settings = BatchSettings(
+        batch_size=batch, image_px=image_px, workers=threads, device=used_device, cache="ram" if cache else None
     )
+    pipeline = TrainPipeline(index, AugmentConfig(), settings, seed=0)
     _state.update(index=index, pipeline=pipeline, epoch=0, device=used_device)
     return len(index)
 

@@ -21,5 +21,5 @@ def training_command(*more: str, **values: object) -> list[str]:
 
 def training_flags(flags: argparse.Namespace) -> dict[str, object]:
     """Return the flags that a benchmark shares with `graph-train`; `--threads` becomes `--workers`."""
-    same = {name: getattr(flags, name) for name in ("data", "cfg", "imgsz", "batch_size", "device")}
-    return {**same, "workers": flags.threads}
+    shared = {name: getattr(flags, name) for name in ("data", "cfg", "imgsz", "batch_size", "device")}
+    return {**shared, "workers": flags.threads}

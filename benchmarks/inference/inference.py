@@ -222,7 +222,7 @@ def _row(
 
 
 def _speedup(work: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
-    """Return our speedup over each other side, from the ratios within each turn."""
+    """Return our speedup over each of the other sides, from the ratios within each turn."""
     others = {side: taken for side, taken in seconds.items() if side != OURS}
     return {f"{work}, {side}": ratios(taken, seconds[OURS]).as_dict() for side, taken in others.items()}
 

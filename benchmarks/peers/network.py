@@ -139,16 +139,18 @@ class Network(nn.Module):
                 )
         self.model = nn.Sequential(*(_BUILDERS[row["kind"]](row) for row in rows))
         self._inputs = [tuple(row["inputs"]) for row in rows]
-        self._many = [row["kind"] in ("Concat", "Detect") for row in rows]
+        self._takes_list = [row["kind"] in ("Concat", "Detect") for row in rows]
         self._kept = {index for inputs in self._inputs for index in inputs}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map (B, 3, H, W) in [0, 1] to the raw predictions of each level."""
         outputs: dict[int, Any] = {-1: images}
         x: Any = images
-        for index, (layer, inputs, many) in enumerate(zip(self.model, self._inputs, self._many, strict=True)):
+        for index, (layer, inputs, takes_list) in enumerate(
+            zip(self.model, self._inputs, self._takes_list, strict=True)
+        ):
             sources = [outputs[source] for source in inputs]
-            x = layer(sources if many else sources[0])
+            x = layer(sources if takes_list else sources[0])
             if index in self._kept:
                 outputs[index] = x
         return x

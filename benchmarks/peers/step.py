@@ -31,7 +31,7 @@ class Average:
     def __init__(self, network: nn.Module, decay: float, tau: float) -> None:
         self._decay, self._tau, self._updates = decay, tau, 0
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._mine = [value for value in self.network.state_dict().values() if value.is_floating_point()]
+        self._averages = [value for value in self.network.state_dict().values() if value.is_floating_point()]
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -39,7 +39,7 @@ class Average:
         self._updates += 1
         decay = self._decay * (1 - math.exp(-self._updates / self._tau))
         theirs = [value.detach() for value in network.state_dict().values() if value.is_floating_point()]
-        torch._foreach_lerp_(self._mine, theirs, 1 - decay)
+        torch._foreach_lerp_(self._averages, theirs, 1 - decay)
 
 
 class TrainStep:

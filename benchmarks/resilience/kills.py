@@ -67,7 +67,7 @@ class _Trainings:
         self._save_steps = flags.save_steps
         self._environment = environment_for(flags.threads)
         self._common = {**training_flags(flags), "data": data, "epochs": flags.epochs, "project": work}
-        self._more = flags.train_flags.split()
+        self._extra_flags = flags.train_flags.split()
 
     @contextmanager
     def running(self, name: str, *more: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -77,7 +77,7 @@ class _Trainings:
             command = training_command(resume=folder)
         else:
             steps = {} if "--save-steps" in more else {"save_steps": self._save_steps}
-            command = training_command(*self._more, *more, **self._common, **steps, name=name, exist_ok=True)
+            command = training_command(*self._extra_flags, *more, **self._common, **steps, name=name, exist_ok=True)
         with (self._work / f"{name}.out").open("ab") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=self._environment
@@ -259,7 +259,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     rows = tuple((end["chain"], str(end["resumes"]), ", ".join(end["differences"]) or "none") for end in body["chains"])
     return [
         Table(f"{len(kills)} kills", tuple(summary), (tuple(summary.values()),), (_EXACT,)),
-        Table("Chains", ("run", "kills", "differences at its end"), rows, detail=True),
+        Table("Chains", ("run", "kills", "differences at the end"), rows, detail=True),
     ]
 
 

@@ -21,7 +21,7 @@ from benchmarks.step.competitors import other_checkout
 from kernels.host.process_settings import with_process_settings
 
 TRAINING, PREDICTION = "first training step", "prediction of one image"
-THIS, OTHER = "this checkout", "other checkout"
+THIS_CHECKOUT, OTHER_CHECKOUT = "this checkout", "other checkout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,9 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="graph-bench-start-") as folder:
         commands = _commands(flags, Path(folder))
         for what, command in commands.items():
-            sides = {THIS: _Start(command, flags, PROJECT_FOLDER)}
+            sides = {THIS_CHECKOUT: _Start(command, flags, PROJECT_FOLDER)}
             if against:
-                sides[OTHER] = _Start(command, flags, against)
+                sides[OTHER_CHECKOUT] = _Start(command, flags, against)
             seconds = take_turns(sides, repeats=flags.repeats, label=what)
             spent = {name: side.processor_seconds[-flags.repeats :] for name, side in sides.items()}
             rows += [
@@ -55,7 +55,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             if against:
                 measured = {"seconds": seconds, "processor_seconds": spent}
                 speedups[what] = {
-                    name: ratios(values[OTHER], values[THIS]).as_dict() for name, values in measured.items()
+                    name: ratios(values[OTHER_CHECKOUT], values[THIS_CHECKOUT]).as_dict()
+                    for name, values in measured.items()
                 }
     return {"rows": rows, "speedups": speedups, "other_commit": commit(against) if against else None}
 
@@ -90,8 +91,8 @@ class _Start:
     """
 
     def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:
-        mine = checkout == PROJECT_FOLDER
-        self._command = [sys.executable if mine else str(checkout / ".venv" / "bin" / "python"), *command]
+        is_own = checkout == PROJECT_FOLDER
+        self._command = [sys.executable if is_own else str(checkout / ".venv" / "bin" / "python"), *command]
         self._environment = {**with_process_settings(environment_for(flags.threads)), "PYTHONPATH": str(checkout)}
         self._checkout = checkout
         self.processor_seconds: list[float] = []
@@ -120,7 +121,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     for row in body["rows"]:
         seconds, spent = summarise(row["seconds"]), summarise(row["processor_seconds"])
         against = [body["speedups"].get(row["what"], {}).get(key) for key in ("seconds", "processor_seconds")]
-        shown = [_ratio(found) if found and row["side"] == THIS else "–" for found in against]
+        shown = [_ratio(found) if found and row["side"] == THIS_CHECKOUT else "–" for found in against]
         quartiles = f"{number(seconds.lower_quartile)}–{number(seconds.upper_quartile)}"
         rows.append(
             (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])
@@ -136,7 +137,7 @@ def _ratio(summary: Mapping[str, float]) -> str:
 def _notes(body: Mapping[str, Any]) -> Iterator[str]:
     yield f"{TRAINING}: until its result has been read; {PREDICTION}: until the command has ended."
     if body["other_commit"]:
-        yield f"{OTHER}: commit {body['other_commit']}"
+        yield f"{OTHER_CHECKOUT}: commit {body['other_commit']}"
     if "PYTHONDONTWRITEBYTECODE" in body["environment"]:
         yield ("PYTHONDONTWRITEBYTECODE was set: Python compiled every module without bytecode in each start.")
 

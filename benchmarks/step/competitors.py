@@ -39,7 +39,7 @@ class Variant:
         return self.module == TORCH
 
 
-def _ours(*, plugin: bool, graph: bool, amp: bool = False, share_memory: bool = True) -> Variant:
+def _own_variant(*, plugin: bool, graph: bool, amp: bool = False, share_memory: bool = True) -> Variant:
     return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp, "share_memory": share_memory}, half=amp)
 
 
@@ -48,18 +48,18 @@ def _torch(*, channels_last: bool = False, compiled: bool = False, amp: bool = F
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "plugin-graph": _ours(plugin=True, graph=True),
-    "plugin-eager": _ours(plugin=True, graph=False),
-    "plugin-graph-amp": _ours(plugin=True, graph=True, amp=True),
-    "plugin-graph-separate": _ours(plugin=True, graph=True, share_memory=False),
-    "stock-graph": _ours(plugin=False, graph=True),
-    "stock-eager": _ours(plugin=False, graph=False),
+    "plugin-graph": _own_variant(plugin=True, graph=True),
+    "plugin-eager": _own_variant(plugin=True, graph=False),
+    "plugin-graph-amp": _own_variant(plugin=True, graph=True, amp=True),
+    "plugin-graph-separate": _own_variant(plugin=True, graph=True, share_memory=False),
+    "stock-graph": _own_variant(plugin=False, graph=True),
+    "stock-eager": _own_variant(plugin=False, graph=False),
     **{
         f"{OTHER}-{name}": replace(variant, other_checkout=True)
         for name, variant in (
-            ("graph", _ours(plugin=True, graph=True)),
-            ("eager", _ours(plugin=True, graph=False)),
-            ("graph-amp", _ours(plugin=True, graph=True, amp=True)),
+            ("graph", _own_variant(plugin=True, graph=True)),
+            ("eager", _own_variant(plugin=True, graph=False)),
+            ("graph-amp", _own_variant(plugin=True, graph=True, amp=True)),
         )
     },
     "pytorch-eager": _torch(),
@@ -118,7 +118,7 @@ def find_torch(python: str | None, needed: Sequence[str] = ("torch", "numpy")) -
     return Path(python)
 
 
-NEEDED_PACKAGES = "pip install torch==2.13.0 numpy opencv-python-headless"
+NEEDED_PACKAGES = "pip install torch==2.14.1 numpy opencv-python-headless"
 NO_TORCH = (
     "PyTorch is skipped: this interpreter has no torch. Create an environment with it (python3.11 -m venv T && "
     f"T/bin/{NEEDED_PACKAGES}) and pass --torch-python T/bin/python."

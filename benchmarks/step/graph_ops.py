@@ -22,7 +22,7 @@ def ops_with_kernels(job: Any) -> list[dict[str, Any]]:
     Args:
         job: OneFlow's description of the graph.
     Returns:
-        Rows with "name", "op" (its type), "part" (one of `PARTS`), and "gflop" of a convolution, None of others.
+        Rows with "name", "op" (its type), "part" (one of `PARTS`), and "gflop" (None unless it is a convolution).
     """
     ops = [op for op in job.net.op if op.HasField("user_conf")]
     parts = _parts(ops)

@@ -85,9 +85,9 @@ def kinds_of(timed: Row) -> list[dict[str, Any]]:
     rows = []
     for key, turns in timed["turns"].items():
         part, op = key.split(" ")
-        mine = [row for row in timed["ops"] if (row["part"], row["op"]) == (part, op)]
-        spent = sum(row["ms"] for row in mine)
-        rows.append({"part": part, "op": op, "calls": len(mine), "ms": spent, "over_turns": summarise(turns)})
+        calls = [row for row in timed["ops"] if (row["part"], row["op"]) == (part, op)]
+        spent = sum(row["ms"] for row in calls)
+        rows.append({"part": part, "op": op, "calls": len(calls), "ms": spent, "over_turns": summarise(turns)})
     return sorted(rows, key=lambda row: -row["ms"])
 
 
@@ -99,10 +99,12 @@ def outside_ops(timed: Row) -> dict[str, float]:
 
 def convolutions_of(timed: Row) -> list[dict[str, Any]]:
     """Return rows with op, calls, ms, gflop and GFLOP/s of the convolutions, by type and all together."""
-    mine = [row for row in timed["ops"] if row["gflop"] is not None]
-    groups = {op: [row for row in mine if row["op"] == op] for op in dict.fromkeys(row["op"] for row in mine)}
+    convolutions = [row for row in timed["ops"] if row["gflop"] is not None]
+    groups = {
+        op: [row for row in convolutions if row["op"] == op] for op in dict.fromkeys(row["op"] for row in convolutions)
+    }
     rows = []
-    for op, group in {**groups, "all": mine}.items():
+    for op, group in {**groups, "all": convolutions}.items():
         ms, gflop = (sum(row[key] for row in group) for key in ("ms", "gflop"))
         rows.append({"op": op, "calls": len(group), "ms": ms, "gflop": gflop, "gflops_per_second": gflop / ms * 1e3})
     return rows
@@ -210,12 +212,14 @@ def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float | None) -> No
 
     kinds = dict.fromkeys(row["op"] for row in timed["ops"] if row["gflop"] is not None)
     for place, kind in enumerate(kinds):
-        mine = [row for row in timed["ops"] if row["op"] == kind]
-        speeds = [row["gflop"] / row["ms"] * 1e3 for row in mine]
+        convolutions = [row for row in timed["ops"] if row["op"] == kind]
+        speeds = [row["gflop"] / row["ms"] * 1e3 for row in convolutions]
         label = {_CONVOLUTION: "forward"}.get(kind, kind.removeprefix(f"{_CONVOLUTION}_").replace("_", " "))
         colour = hex_colour(class_colour((1, 0, 2)[place]))
-        areas = [8 + 1500 * row["ms"] / timed["step_ms"] for row in mine]
-        axes.scatter([row["gflop"] for row in mine], speeds, areas, color=colour, alpha=0.5, linewidths=0, label=label)
+        areas = [8 + 1500 * row["ms"] / timed["step_ms"] for row in convolutions]
+        axes.scatter(
+            [row["gflop"] for row in convolutions], speeds, areas, color=colour, alpha=0.5, linewidths=0, label=label
+        )
     if matmul_gflops:
         axes.axhline(matmul_gflops, color=INK, linewidth=1.2, linestyle="--", label="matmul")
     axes.set_xscale("log")

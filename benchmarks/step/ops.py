@@ -15,7 +15,7 @@ from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
 
-PLUGIN, OWN, NOTHING, NO_KERNEL = "plugin", "OneFlow", "no code needed", "no kernel"
+PLUGIN, ONEFLOW, NO_CODE, NO_KERNEL = "plugin", "OneFlow", "no code needed", "no kernel"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +77,8 @@ def computed_by(name: str, covered: Iterable[str]) -> str:
     if name in covered:
         return PLUGIN
     if is_copy_or_system_op(name):
-        return NOTHING
-    return NO_KERNEL if name.startswith("graph_train_") else OWN
+        return NO_CODE
+    return NO_KERNEL if name.startswith("graph_train_") else ONEFLOW
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
@@ -98,7 +98,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         *(table for timed in body["times"] for table in tables_of(timed, _matmul_gflops(body))),
         Table(f"Ops of a compiled step of {body['model']}", ("op", "on a CPU", "on CUDA", "computed by"), cells),
         Table(
-            "What one step starts on CUDA",
+            "CUDA launches of one step",
             ("part", "kernels, library calls and copies"),
             (*parts, ("all", str(cuda["launches_per_step"]))),
             (note,),

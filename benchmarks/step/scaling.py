@@ -56,11 +56,11 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--ranks {count}: must be at least 1 and at most the batch size")
     sent_bytes(flags.interface)
     threads = max(1, flags.threads // max(flags.ranks))
-    rows = [row for point in points for row in _at(point, flags, threads)]
+    rows = [row for point in points for row in _measure_point(point, flags, threads)]
     return {"rows": rows, "threads_per_rank": threads}
 
 
-def _at(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+def _measure_point(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="graph-bench-"))
         with Worker("description", "benchmarks.step.step_worker", threads=threads) as worker:
@@ -68,7 +68,8 @@ def _at(point: Point, flags: argparse.Namespace, threads: int) -> list[dict[str,
             shares = {n: _describe_share(worker, point, n, folder) for n in flags.ranks if n > 1}
         jobs = {str(n): stack.enter_context(_Job(n, folder, flags, threads)) for n in dict.fromkeys(flags.ranks)}
         jobs |= {
-            f"{n} apart": stack.enter_context(_Job(n, share, flags, threads, apart=True)) for n, share in shares.items()
+            f"{n} apart": stack.enter_context(_Job(n, share, flags, threads, independent=True))
+            for n, share in shares.items()
         }
         seconds = take_turns(
             {name: job.turn for name, job in jobs.items()}, repeats=flags.repeats, label=f"{point}, ranks in turn"
@@ -89,7 +90,7 @@ def _row(
     point: Point, job: "_Job", turns: Mapping[str, Sequence[float]], fewest: int, gradient_mb: float
 ) -> dict[str, Any]:
     seconds, first = turns[str(job.ranks)], turns[str(fewest)]
-    apart = turns.get(f"{job.ranks} apart", seconds)
+    independent = turns.get(f"{job.ranks} apart", seconds)
     step, gain = summarise(value * 1e3 for value in seconds), ratios(first, seconds)
     return {
         "model": point.model,
@@ -102,7 +103,7 @@ def _row(
         "speedup": gain.as_dict(),
         "efficiency": gain.median * fewest / job.ranks,
         "lost_ms": step.median - summarise(value * 1e3 for value in first).median * fewest / job.ranks,
-        "apart_ms": summarise(value * 1e3 for value in apart).as_dict(),
+        "apart_ms": summarise(value * 1e3 for value in independent).as_dict(),
         "sum_ms": job.exchange_ms("sums"),
         "agreement_ms": job.exchange_ms("agreements"),
         "mb_sent_per_step": summarise(job.sent_mb).median,
@@ -114,12 +115,11 @@ def _row(
 class _Job:
     """Ranks on this host, each a worker; all run at the same time.
 
-    With `apart` they are independent processes, whose time includes the cost of sharing cores and memory but not that
-    of communication.
+    With `independent` they do not communicate; their time then includes only the cost of sharing cores and memory.
     """
 
     def __init__(
-        self, ranks: int, folder: str, flags: argparse.Namespace, threads: int, *, apart: bool = False
+        self, ranks: int, folder: str, flags: argparse.Namespace, threads: int, *, independent: bool = False
     ) -> None:
         self.ranks, self.sent_mb = ranks, list[float]()
         self._interface = flags.interface
@@ -130,13 +130,13 @@ class _Job:
                 f"rank {rank} of {ranks}",
                 "benchmarks.step.scaling_worker",
                 threads=threads,
-                environment=_variables(rank, 1 if apart else ranks, port),
+                environment=_variables(rank, 1 if independent else ranks, port),
             )
             for rank in range(ranks)
         ]
         self._pool = self._stack.enter_context(ThreadPoolExecutor(ranks))
         self._stack.callback(self._close)
-        self._all("prepare", folder=folder, device=flags.device)
+        self._call_all("prepare", folder=folder, device=flags.device)
 
     def __enter__(self) -> "_Job":
         return self
@@ -144,24 +144,24 @@ class _Job:
     def __exit__(self, *reason: object) -> None:
         self._stack.close()
 
-    def _all(self, function: str, **arguments: Any) -> list[Any]:
+    def _call_all(self, function: str, **arguments: Any) -> list[Any]:
         return list(self._pool.map(lambda worker: worker.call(function, **arguments), self._workers))
 
     def turn(self) -> float:
         """Return the seconds per step of the slowest rank."""
         before = sent_bytes(self._interface)
-        seconds = max(self._all("steps", count=_STEPS_PER_TURN)) / _STEPS_PER_TURN
+        seconds = max(self._call_all("steps", count=_STEPS_PER_TURN)) / _STEPS_PER_TURN
         self.sent_mb.append((sent_bytes(self._interface) - before) / _STEPS_PER_TURN / 1e6)
         return seconds
 
     def exchange_ms(self, kind: str) -> dict[str, Any]:
         """Return the milliseconds of one type of communication: gradient `sums` or the `agreements` before a batch."""
-        turns = [max(self._all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
+        turns = [max(self._call_all(kind, count=_EXCHANGES_PER_TURN)) for _ in range(_EXCHANGE_TURNS + 1)]
         return summarise(seconds / _EXCHANGES_PER_TURN * 1e3 for seconds in turns[1:]).as_dict()
 
     def _close(self) -> None:
         try:
-            self._all("report_done")
+            self._call_all("report_done")
         finally:
             # OneFlow's ranks wait for each other when they end.
             list(self._pool.map(lambda worker: worker.close(), self._workers))

@@ -129,8 +129,8 @@ def sum_gradients() -> None:
     placement, state = _Session.step.placement, _Session.step.state
     if not placement.distributed:
         return
-    own = flow.zeros(state.update_state().elements, device=placement.device)
-    local_shard(placement.all_reduce_sum(placement.as_partial_sum(own))).numpy()  # synchronises
+    gradients = flow.zeros(state.update_state().elements, device=placement.device)
+    local_shard(placement.all_reduce_sum(placement.as_partial_sum(gradients))).numpy()  # synchronises
 
 
 def trained() -> dict[str, Any]:

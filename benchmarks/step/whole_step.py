@@ -100,17 +100,17 @@ def _speedups(point: Point, variants: Sequence[str], comparison: Comparison) -> 
 def tables(body: Mapping[str, Any]) -> list[Table]:
     """Return one table per point."""
     return [
-        _table(place, [row for row in body["rows"] if _place(row) == place], body)
-        for place in dict.fromkeys(_place(row) for row in body["rows"])
+        _table(place, [row for row in body["rows"] if _point_of(row) == place], body)
+        for place in dict.fromkeys(_point_of(row) for row in body["rows"])
     ]
 
 
-def _place(row: Mapping[str, Any]) -> Point:
+def _point_of(row: Mapping[str, Any]) -> Point:
     return Point(row["model"], row["batch_size"], row["imgsz"])
 
 
 def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Table:
-    pairs = {(pair.get("group"), pair["against"]): pair for pair in body["speedups"] if _place(pair) == place}
+    pairs = {(pair.get("group"), pair["against"]): pair for pair in body["speedups"] if _point_of(pair) == place}
     several = len({row.get("group") for row in rows}) > 1
     limits = limited_by(body, body["ceilings"])
     cells = []
@@ -160,7 +160,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     for row in body["rows"]:
         per_ms = row["batch_size"] * 1000
         rates = tuple(per_ms / row[key] for key in ("ms_per_step", "upper_quartile", "lower_quartile"))
-        panel = panels.setdefault(str(_place(row)), {})
+        panel = panels.setdefault(str(_point_of(row)), {})
         label = f"{row['variant']}, group {row['group']}" if row["variant"] in panel else row["variant"]
         panel[label] = (rates[0], rates[1], rates[2])
     bars(panels, path, title="One training step", unit="images per second", colour_of=_colour)

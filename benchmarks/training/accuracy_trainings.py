@@ -82,7 +82,9 @@ class Trainings:
     def _trained(self, side: str, seed: int) -> Row:
         """Run one training and return its curves, with one value per epoch, its duration, commit and versions."""
         started = time.perf_counter()
-        train: Callable[[str, int, Path], Mapping[str, Any]] = self._pytorch if side == PYTORCH else self._ours
+        train: Callable[[str, int, Path], Mapping[str, Any]] = (
+            self._train_pytorch if side == PYTORCH else self._train_ours
+        )
         with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
             trained = train(side, seed, Path(folder))
         return {
@@ -118,7 +120,7 @@ class Trainings:
         folder = self.folder / f"resized-{self.flags.imgsz}"
         return str(make_resized_set(folder, data=self.flags.data, image_px=self.flags.imgsz))
 
-    def _ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
+    def _train_ours(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
         """Train by the command line, as a user would.
 
         Raises:
@@ -152,7 +154,7 @@ class Trainings:
         }
         return {"curves": {name: np.asarray(curve, np.float64).tolist() for name, curve in curves.items()}}
 
-    def _pytorch(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
+    def _train_pytorch(self, side: str, seed: int, folder: Path) -> dict[str, Any]:
         """Train our PyTorch implementation in channels-last, its faster layout, and run our validation on its EMA."""
         flags, weights = self.flags, str(folder / "average.npz")
         options = {"channels_last": True, "compiled": False, "amp": False}

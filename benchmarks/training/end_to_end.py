@@ -69,9 +69,9 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Complet
 
     Plots, validation before the end and checkpoints of each epoch are off.
     """
-    off = {"noautoanchor": True, "noval": True, "noplots": True}
+    disabled = {"noautoanchor": True, "noval": True, "noplots": True}
     command = training_command(
-        **training_flags(flags), **off, epochs=epochs, project=folder / "runs", kernels="require"
+        **training_flags(flags), **disabled, epochs=epochs, project=folder / "runs", kernels="require"
     )
     started = time.perf_counter()
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_for(flags.threads))

@@ -31,10 +31,7 @@ def check_data(options: CheckOptions) -> int:
     dataset = load_dataset(options.data, allow_download=options.allow_download)
     for target in (options.json, options.plots, options.problems):
         _reject_inside(dataset, target)
-    json_file = output_file("--json", options.json) if options.json else None
-    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
-    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
-        raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
+    json_file, problems_file = _output_files(options)
     anchors_px = np.asarray(load_model_spec(options.cfg).anchors_px)
     indices: dict[Split, ImageIndex] = {
         split: _scan(dataset, split, options) for split in SPLITS if _has(dataset, split)
@@ -62,6 +59,15 @@ def check_data(options: CheckOptions) -> int:
     if options.plots:
         _plot(indices, Path(options.plots))
     return errors
+
+
+def _output_files(options: CheckOptions) -> tuple[Path | None, Path | None]:
+    """Return the files of `--json` and `--problems`."""
+    json_file = output_file("--json", options.json) if options.json else None
+    problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
+    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
+        raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
+    return json_file, problems_file
 
 
 def _has(dataset: Dataset, split: Split) -> bool:
@@ -97,13 +103,14 @@ def _reject_inside(dataset: Dataset, target: str) -> None:
     """Reject an output inside the data set."""
     if not target:
         return
-    place, here = Path(target).resolve(), Path.cwd()
+    place, cwd = Path(target).resolve(), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
     for file in (dataset.file, *sources):
         if file.resolve() == place:
             raise ValueError(f"{target}: is a file of the data set and would be overwritten; choose another file")
     folders = [folder for source in sources if source.is_dir() for folder in _image_and_label_folders(source / "x")]
-    if dataset.root.resolve() not in (here, *here.parents):  # otherwise it is the folder of the whole project
+    # A root that contains the working folder is that of the whole project.
+    if dataset.root.resolve() not in (cwd, *cwd.parents):
         folders.append(dataset.root)
     for folder in folders:
         if folder.resolve() in (place, *place.parents):

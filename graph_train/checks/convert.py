@@ -62,7 +62,7 @@ def _make_folder(temporary: Path, output: Path) -> None:
         OSError: it cannot be created.
     """
     try:
-        os.stat(output)  # a name that is too long is an error in itself
+        os.stat(output)  # raises for a name that is too long
     except FileNotFoundError:
         pass
     except OSError as error:

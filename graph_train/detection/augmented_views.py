@@ -93,8 +93,8 @@ def scaled(images: Tensor, view: View, stride: int) -> Tensor:
 def joined(parts: Sequence[Array | Tensor], rows: Sequence[ViewRows], width_px: int) -> Array | Tensor:
     """Concatenate the kept rows of all views' predictions (B, N, 5 + nc), in px of the image; arrays give an array."""
     if not is_loaded():
-        own = zip(parts, rows, strict=True)
-        return np.concatenate([back_to_image(on_host(part), which, width_px) for part, which in own], axis=1)
+        rows_by_view = zip(parts, rows, strict=True)
+        return np.concatenate([back_to_image(on_host(part), chosen, width_px) for part, chosen in rows_by_view], axis=1)
     tensors = [flow.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts]
     together = join_views(tensors, rows, width_px)
     return together.numpy() if isinstance(parts[0], np.ndarray) else together

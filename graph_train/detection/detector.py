@@ -37,9 +37,11 @@ def rebuild_network(path: Path, *, part: Literal["ema", "model"] = "ema") -> Det
         raise ValueError(f"{path}: has no network configuration; use weights saved by graph-train, or a YOLOv5 .pt")
     network = DetectionModel(load_model_spec(weights.config, source=f"{path}: its network"), seed=None)
     report = transfer(network, weights)
-    lacking = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
-    if lacking:
-        raise ValueError(f"{path}: {quantity(len(lacking), 'array')} missing or of the wrong shape, first {lacking[0]}")
+    incomplete = [name for name in (*report.missing, *report.mismatched) if "num_batches_tracked" not in name]
+    if incomplete:
+        raise ValueError(
+            f"{path}: {quantity(len(incomplete), 'array')} missing or of the wrong shape, first {incomplete[0]}"
+        )
     network.names = _class_names(weights, network.num_classes)
     return network
 

@@ -31,7 +31,7 @@ class MicroBatched:
 
     def __init__(self, predict: Callable[[Any], Array], *, on_cpu: bool) -> None:
         self._predict, self._on_cpu = predict, on_cpu
-        self._each: dict[tuple[int, int], int] = {}
+        self._batch_sizes: dict[tuple[int, int], int] = {}
         self._bytes_per_px = 0.0
 
     def __call__(self, images: Any) -> Array:
@@ -41,16 +41,16 @@ class MicroBatched:
             ValueError: there is not enough memory for a new image size.
         """
         count, size = int(images.shape[0]), (int(images.shape[2]), int(images.shape[3]))
-        if size not in self._each:
-            self._each[size] = self._micro_batch_size(count, size)
-        each = self._each[size]
+        if size not in self._batch_sizes:
+            self._batch_sizes[size] = self._micro_batch_size(count, size)
+        micro_batch = self._batch_sizes[size]
         parts = []
-        for start in range(0, count, each):
-            part = images[start : start + each]
+        for start in range(0, count, micro_batch):
+            part = images[start : start + micro_batch]
             before = resident_bytes()
-            parts.append(self._predict(_padded(part, each))[: part.shape[0]])
+            parts.append(self._predict(_padded(part, micro_batch))[: part.shape[0]])
             # A size may be compiled after several calls, see `Inference`.
-            self._record_memory(resident_bytes() - before, each * size[0] * size[1])
+            self._record_memory(resident_bytes() - before, micro_batch * size[0] * size[1])
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else flow.cat(parts, dim=0)
@@ -59,14 +59,14 @@ class MicroBatched:
         if not self._on_cpu:
             return count
         px = size[0] * size[1]
-        each = max(1, min(count, MICRO_BATCH_PX // px))
-        required, free = self._bytes_per_px * each * px, free_memory()
+        micro_batch = max(1, min(count, MICRO_BATCH_PX // px))
+        required, free = self._bytes_per_px * micro_batch * px, free_memory()
         if required > _MEMORY_FRACTION * free:
             raise ValueError(
                 f"images of {size[1]} x {size[0]} px need about {required / 1e9:.1f} GB, but only {free / 1e9:.1f} GB "
-                f"is free ({len(self._each)} other sizes keep their memory); use a smaller --imgsz, or --eager"
+                f"is free ({len(self._batch_sizes)} other sizes keep their memory); use a smaller --imgsz, or --eager"
             )
-        return each
+        return micro_batch
 
     def _record_memory(self, used: int, px: int) -> None:
         if px >= _MIN_MEASURED_PX:

@@ -71,7 +71,7 @@ def non_max_suppression(
     if predictions.ndim != 3 or predictions.shape[2] < 6:
         raise ValueError(f"predictions {predictions.shape}: expected (images, boxes, 5 + classes)")
     if known_labels is not None and len(known_labels) != len(predictions):
-        raise ValueError(f"known labels of {len(known_labels)} images for {len(predictions)} images of predictions")
+        raise ValueError(f"known labels of {len(known_labels)} images, but predictions of {len(predictions)}")
     if not isinstance(predictions, np.ndarray):
         if known_labels is None:
             return _suppress_on_device(predictions, settings)

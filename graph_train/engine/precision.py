@@ -98,9 +98,9 @@ class ComputeDevice:
         """Return a one-line description of device, activation type and kernels."""
         capability = "" if self.capability is None else f" (compute capability {self._version})"
         kind = chosen.name.lower()
-        rest = "" if chosen is ActivationType.FLOAT32 else f"; {MIXED_PRECISION_NOTE}"
+        note = "" if chosen is ActivationType.FLOAT32 else f"; {MIXED_PRECISION_NOTE}"
         kernels = "plugin" if self.plugin else f"OneFlow's own ({reason})"
-        return f"{self.name}{capability}; activations {kind}{rest}. Kernels: {kernels}"
+        return f"{self.name}{capability}; activations {kind}{note}. Kernels: {kernels}"
 
 
 def compute_device(device: str, *, plugin: bool) -> ComputeDevice:

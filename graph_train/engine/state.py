@@ -103,7 +103,7 @@ def frozen_layers(freeze: Sequence[int], num_layers: int) -> tuple[int, ...]:
     if frozen and max(frozen) >= num_layers:
         raise ValueError(f"{given}: the network has only layers 0 to {num_layers - 1}")
     if frozen and len(set(frozen)) == num_layers:
-        raise ValueError(f"{given}: all {num_layers} layers; freeze fewer")
+        raise ValueError(f"{given}: freezes all {num_layers} layers; freeze fewer")
     return frozen
 
 
@@ -176,7 +176,7 @@ class TrainingState(flow.nn.Module):
             second_moment=None if self.rule == "sgd" else self.second_moment,
         )
 
-    def accumulate_local_gradients(self, own: Tensor) -> None:
+    def accumulate_local_gradients(self, gradients: Tensor) -> None:
         """Add this rank's gradients, (n,) in the order of `trained`, to those of earlier batches of the same update.
 
         Ranks accumulate locally and are summed once per update. Until then `gradient_sum` does not include these
@@ -184,13 +184,15 @@ class TrainingState(flow.nn.Module):
         """
         with flow.no_grad():
             # Copied, because a graph reuses the memory of its outputs.
-            self._local_gradients = own.clone() if self._local_gradients is None else self._local_gradients.add_(own)
+            self._local_gradients = (
+                gradients.clone() if self._local_gradients is None else self._local_gradients.add_(gradients)
+            )
 
-    def take_local_gradients(self, own: Tensor) -> Tensor:
+    def take_local_gradients(self, gradients: Tensor) -> Tensor:
         """Return this rank's accumulated gradients, including those of this batch, and reset them."""
         accumulated, self._local_gradients = self._local_gradients, None
         with flow.no_grad():
-            return own if accumulated is None else accumulated.add_(own)
+            return gradients if accumulated is None else accumulated.add_(gradients)
 
     def drop_pending_gradients(self) -> None:
         """Discard gradients that no update has used yet, as YOLOv5 does at the start of each epoch."""

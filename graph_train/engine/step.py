@@ -374,13 +374,13 @@ class GraphStep(TrainStep):
         if graph is not None:
             self.replayed += 1
             return graph(images, labels, *scalars)
-        if self._is_smaller(images) and self._eager_runs.should_run_eagerly(key):
+        if self._is_partial_batch(images) and self._eager_runs.should_run_eagerly(key):
             self.eager += 1
             self.state.network.train()
             return self._module(images, labels, *scalars)
         return self._compile(images, labels, *scalars)(images, labels, *scalars)
 
-    def _is_smaller(self, images: Tensor) -> bool:
+    def _is_partial_batch(self, images: Tensor) -> bool:
         """Return whether a larger batch has been compiled already; always False on a GPU or with several ranks."""
         return self.placement.single_cpu and any(compiled[0] > images.shape[0] for compiled, _ in self._graphs)
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,6 @@ from kernels.host.files import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _Array = npt.NDArray[np.float64]
-ParentRule = Literal["single", "weighted"]
 CSV_NAME, YAML_NAME = "evolve.csv", "hyp_evolve.yaml"
 _PARENTS = 5
 _MUTATION_CHANCE, _MUTATION_SIGMA = 0.8, 0.2
@@ -83,17 +82,12 @@ def constrained(values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{round(value, 5):.5g}") for name, value in limited.items()}
 
 
-def choose_parent(table: _Array, rule: ParentRule, rng: np.random.Generator) -> _Array:
-    """Return the row to mutate, from the five best rows of `table` (generations, columns).
-
-    `single` draws one of them with probabilities by fitness; `weighted` averages them with these weights.
-    """
+def choose_parent(table: _Array, rng: np.random.Generator) -> _Array:
+    """Draw the row to mutate from the five best rows of `table` (generations, columns), weighted by fitness."""
     order = np.argsort(-fitness(table), kind="stable")[:_PARENTS]
     best = table[order]
     weights = fitness(best) - fitness(best).min() + 1e-6  # so that their sum is above 0
     weights /= weights.sum()
-    if rule == "weighted":
-        return (best * weights[:, None]).sum(axis=0)
     return best[rng.choice(len(best), p=weights)]
 
 
@@ -193,9 +187,7 @@ def _csv_line(row: Sequence[float]) -> str:
     return ",".join(f"{value:20.5g}" for value in row)
 
 
-def next_generation(
-    table: EvolveTable, base: Hyperparameters, *, seed: int, rule: ParentRule = "single"
-) -> dict[str, float]:
+def next_generation(table: EvolveTable, base: Hyperparameters, *, seed: int) -> dict[str, float]:
     """Return the next values to train: those of `base` first, then mutations, determined by (table, seed)."""
     generation = len(table.rows)
     if not generation:
@@ -203,7 +195,7 @@ def next_generation(
         return constrained({name: start[name] for name in table.genes})
     # The constant separates this random stream from others with the same seed.
     rng = np.random.default_rng((seed, generation, 0xE501))
-    parent = choose_parent(table.scored(), rule, rng)[len(VALIDATION_KEYS) :]
+    parent = choose_parent(table.scored(), rng)[len(VALIDATION_KEYS) :]
     factors = mutation_factors(np.array([GENES[name].gain for name in table.genes]), rng)
     return constrained(dict(zip(table.genes, (parent * factors).tolist(), strict=True)))
 
@@ -226,7 +218,6 @@ def evolve(
     generations: int,
     seed: int,
     tune_anchors: bool = True,
-    rule: ParentRule = "single",
     plot: bool = True,
     on_generation: Callable[[], object] = lambda: None,
 ) -> EvolutionResult:
@@ -249,23 +240,27 @@ def evolve(
     if len(table.rows):
         _LOG.info("Continuing the evolution after %d generations", len(table.rows))
     while len(table.rows) < generations:
-        values = next_generation(table, base, seed=seed, rule=rule)
+        values = next_generation(table, base, seed=seed)
         table.append(train(_hyperparameters(values), len(table.rows)), values)
         on_generation()
         best = fitness(table.scored()[table.best])
         text = "Generation %d of %d: fitness %.5g (best %.5g in generation %d)"
         _LOG.info(text, len(table.rows), generations, fitness(table.rows[-1]), best, table.best + 1)
     if plot:
-        from graph_train.plots.results import plot_evolution
-
-        rows = table.scored()
-        plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), folder / "evolve.png")
+        _plot(table, folder / "evolve.png")
     return EvolutionResult(
         hyp=_hyperparameters(table.best_values()),
         best_generation=table.best,
         fitness=float(fitness(table.scored()[table.best])),
         yaml_file=folder / YAML_NAME,
     )
+
+
+def _plot(table: EvolveTable, file: Path) -> None:
+    from graph_train.plots.results import plot_evolution
+
+    rows = table.scored()
+    plot_evolution(table.genes, rows[:, len(VALIDATION_KEYS) :], fitness(rows), file)
 
 
 def _hyperparameters(values: Mapping[str, float]) -> Hyperparameters:

@@ -1,4 +1,4 @@
-"""Execution of a command: errors are printed as one line, and the exit code tells their kind."""
+"""Execution of a command: errors are printed as one line, and the exit code depends on their kind."""
 
 import atexit
 import contextlib

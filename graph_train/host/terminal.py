@@ -40,7 +40,7 @@ class RobustStream:
             except UnicodeEncodeError as error:
                 self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except OSError as error:
-            self._lost(error)
+            self._silence_if_closed(error)
         return len(text)
 
     def flush(self) -> None:
@@ -48,18 +48,18 @@ class RobustStream:
         try:
             self._stream.flush()
         except OSError as error:
-            self._lost(error)
+            self._silence_if_closed(error)
 
     def finish(self) -> None:
         """Flush; drop text that cannot be written, because the interpreter would otherwise exit with code 120."""
         try:
             self._stream.flush()
         except OSError as error:
-            self._lost(error)
+            self._silence_if_closed(error)
             with contextlib.suppress(OSError, ValueError), _to_devnull(self._stream.fileno()):
                 self._stream.flush()
 
-    def _lost(self, error: OSError) -> None:
+    def _silence_if_closed(self, error: OSError) -> None:
         if error.errno not in _CLOSED_ERRORS:
             return
         # Also covers direct writes to the descriptor, by native libraries and by the interpreter at its exit.

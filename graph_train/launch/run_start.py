@@ -67,7 +67,7 @@ class RunStart:
         if checkpoint is not None:
             header = _header(checkpoint, point.file or folder.last)
             saved, hyp = dict(header.options), header.hyp
-            _warn_of_edits(folder.path / SETTINGS, saved, unless=(*PLACE, *_CHANGEABLE_ON_RESUME))
+            _warn_of_edits(folder.path / SETTINGS, saved, ignored=(*PLACE, *_CHANGEABLE_ON_RESUME))
             _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
         else:
             saved, hyp = _saved_settings(folder.path)
@@ -167,13 +167,13 @@ def _saved_settings(folder: Path) -> tuple[dict[str, Any], Hyperparameters]:
     return saved, load_hyperparameters(str(folder / HYPERPARAMETERS))
 
 
-def _warn_of_edits(file: Path, saved: Mapping[str, Any], unless: Sequence[str] = ()) -> None:
+def _warn_of_edits(file: Path, saved: Mapping[str, Any], ignored: Sequence[str] = ()) -> None:
     """Warn if a settings file of the run differs from the checkpoint, whose settings are used."""
     try:
         edited = load_yaml(file).data
     except (ValueError, OSError):
         return  # a resumed run does not need the file
-    names = [name for name in saved if name not in unless and name in edited and edited[name] != saved[name]]
+    names = [name for name in saved if name not in ignored and name in edited and edited[name] != saved[name]]
     if names:
         LOG.warning(
             "%s: a resumed run uses the checkpoint's settings; edits of these are ignored: %s",

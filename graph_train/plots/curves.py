@@ -49,7 +49,7 @@ _STEMS = {"F1": "F1", "Precision": "P", "Recall": "R"}
 
 def plot_precision_recall(classes: ClassMetrics, class_names: Sequence[str], path: Path) -> None:
     """Plot precision over recall at IoU 0.5, one line per class and their mean, with the AP of each in the legend."""
-    figure = new_figure(9, 5.5, f"Precision over recall at IoU 0.5: mAP50 {classes.means()[2]:.3f}")
+    figure = new_figure(9, 5.5, f"Precision-recall curve at IoU 0.5: mAP50 {classes.means()[2]:.3f}")
     axes = figure.subplots()
     labels = [
         f"{escape_mathtext(class_names[c])}  {ap:.3f}" for c, ap in zip(classes.classes, classes.ap50, strict=True)

@@ -45,8 +45,8 @@ def _bars(axes: Any, labels: Array, class_names: Sequence[str]) -> None:
     style_axes(axes, title="Labels of each class", y="labels")
     axes.grid(visible=False, axis="x")
     if number <= _NAMED_BARS:
-        slanted = {"rotation": 45, "ha": "right"} if number > 4 else {}
-        axes.set_xticks(range(number), list(map(escape_mathtext, class_names)), fontsize=8, **slanted)
+        tick_style = {"rotation": 45, "ha": "right"} if number > 4 else {}
+        axes.set_xticks(range(number), list(map(escape_mathtext, class_names)), fontsize=8, **tick_style)
         if number <= 12:
             axes.bar_label(bars, fontsize=8, color=INK, padding=2)
     else:

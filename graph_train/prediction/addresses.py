@@ -21,7 +21,7 @@ _STREAM_TYPES = frozenset(
 _PAGES_OF_VIDEOS = frozenset({"youtube.com", "m.youtube.com", "youtu.be"})
 _ANY_IMAGE, _ANY_VIDEO = ".jpg", ".mp4"
 """Suffixes of files whose URL has none; decoding depends on the content."""
-_AT_ONCE = 8
+_PARALLEL_DOWNLOADS = 8
 _MAX_NAME_LENGTH = 100
 
 
@@ -55,7 +55,7 @@ def fetch_addresses(addresses: Sequence[str], folder: Path) -> list[Path | Fetch
         except FetchError as error:
             return FetchError(f"{shown_address(addresses[number])}: {error}")
 
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+    with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, thread_name_prefix="fetch") as pool:
         return list(pool.map(fetched, range(len(addresses))))
 
 

@@ -117,14 +117,15 @@ class ImageDetector:
                 detector was loaded before this process was forked.
         """
         require_unforked()
-        many = is_batch(images)
+        is_list = is_batch(images)
         opened = [
-            open_image(image, number if many else None) for number, image in enumerate(images if many else [images])
+            open_image(image, number if is_list else None)
+            for number, image in enumerate(images if is_list else [images])
         ]
         with self._lock:
             detections = self._detect_all(opened)
         results = [ImageResult(rows, image, self.class_names) for rows, image in zip(detections, opened, strict=True)]
-        return results if many else results[0]
+        return results if is_list else results[0]
 
     def _detect_all(self, images: Sequence[OpenedImage]) -> list[Array]:
         if self._pixels is None:

@@ -24,7 +24,7 @@ from graph_train.prediction.prediction_files import OutputSettings, Prediction, 
 from graph_train.prediction.sources import SourceFile, Sources, find_sources
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.predict_options import PredictOptions
-from graph_train.validation.measuring import Speed
+from graph_train.validation.result import Speed
 from kernels.host.paths import printable
 from pipelines.batches import Batch
 from pipelines.data.live import LiveVideo
@@ -190,8 +190,8 @@ class _PredictionRun:
         self._options, self._sources, self._detector = options, sources, detector
         self._names, self._batches = detector.class_names, detector.batches
         self._features = FeatureMaps(detector.network, graph=options.graph is not False) if options.visualize else None
-        self._writes = _saves(output, options)
-        if self._writes:
+        self._saves_files = _saves(output, options)
+        if self._saves_files:
             folder = make_unused_folder(options.project, options.name, exist_ok=options.exist_ok)
             output = replace(output, folder=folder)
         self._output = output
@@ -344,7 +344,7 @@ class _PredictionRun:
 
     def result(self) -> PredictionResult:
         """Return the result and log a summary; call `finish` first."""
-        folder = self._output.folder if self._writes else None
+        folder = self._output.folder if self._saves_files else None
         predictions, problems = tuple(self._predictions), tuple(self._problems)
         result = PredictionResult(folder, self._names, predictions, problems, self._timer.speed(), self._tally)
         _report(result)

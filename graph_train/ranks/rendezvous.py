@@ -110,8 +110,8 @@ def _accept_rank(info: RankInfo, connection: socket.socket, arrived: dict[int, _
         problem = f"two processes have rank {rank}, on {arrived[rank][0]['host']} and {hello['host']}"
     arrived.setdefault(rank, (hello, connection))
     if problem:
-        everyone = {rank: known for rank, (_, known) in arrived.items() if known is not None}
-        _send_all({**everyone, -1: connection}, {"error": problem})
+        connections = {rank: known for rank, (_, known) in arrived.items() if known is not None}
+        _send_all({**connections, -1: connection}, {"error": problem})
         raise ValueError(problem)
 
 

@@ -88,7 +88,7 @@ function chart(spec) {
     view = layout(spec, active, width, height);
     svg.replaceChildren();
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    svg.setAttribute("aria-label", `${spec.title}: ${active.map(summary).join("; ") || "no line is switched on"}`);
+    svg.setAttribute("aria-label", `${spec.title}: ${active.map(summary).join("; ") || "all curves are hidden"}`);
     paintAxes(svg, spec, view, width, height);
     for (const series of active) paintLine(svg, spec, series, view);
     hide();
@@ -214,7 +214,7 @@ function paintLine(svg, spec, series, view) {
 
 // --- tables ---------------------------------------------------------------------------------------------------------
 
-// Class of a column's cells: names stand left, what is extra is left out on phones.
+// CSS class of a column's cells: names are left-aligned, extra columns are hidden on phones.
 const kindOf = (column) => (column.left ? "name" : column.extra ? "extra" : null);
 
 /* columns: {name, value(row), show(row) (text or node), left, extra}; a click on a heading sorts, `fixed` rows stay on top. */

@@ -17,7 +17,7 @@ from graph_train.settings.train_options import TrainOptions, flag_fields
 from graph_train.training.assembly import TrainingRun
 from graph_train.training.progress import DATA_BOUND_SHARE, EpochTimes
 from graph_train.training.setup import Data
-from graph_train.validation.measuring import ValidationResult
+from graph_train.validation.result import ValidationResult
 from kernels.host.paths import shell_word
 from models.complexity import measure
 

@@ -49,7 +49,7 @@ class ReportHooks(TrainingHooks):
         self._earlier: list[dict[str, float]] = []
         self._validated = False
         self._ended = False
-        self._next_writing = 0.0
+        self._next_write = 0.0
 
     @property
     def _folder(self) -> Path:
@@ -94,7 +94,7 @@ class ReportHooks(TrainingHooks):
     def on_fit_epoch_end(self, vals: Sequence[float], epoch: int, best_fitness: float, fi: float) -> None:
         """Rewrite the page, unless it was written too recently."""
         self._take_validation(f"the weights of epoch {epoch}")
-        if time.monotonic() >= self._next_writing:
+        if time.monotonic() >= self._next_write:
             self._write("running")
 
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
@@ -152,7 +152,7 @@ class ReportHooks(TrainingHooks):
         write_atomically(self._folder / NUMBERS, numbers)
         samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
         write_atomically(self._folder / PAGE, render({**content, "samples": samples}))
-        self._next_writing = time.monotonic() + (time.monotonic() - started) / MAX_TIME_FRACTION
+        self._next_write = time.monotonic() + (time.monotonic() - started) / MAX_TIME_FRACTION
 
 
 def _sample_collector(run: TrainingRun) -> SampleCollector:

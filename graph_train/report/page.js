@@ -4,7 +4,7 @@ const colour = (index) => `var(--s${index % 8})`;
 const STATES = {
   finished: ["finished", "Finished"],
   running: ["running", "In progress"],
-  stopped: ["stopped", "Stopped before its end"],
+  stopped: ["stopped", "Stopped early"],
 };
 
 function section(id, title, explanation, ...children) {
@@ -31,15 +31,15 @@ function tile(value, name, about) {
 
 function tiles() {
   const found = data.validation, best = data.best;
-  const progress = tile(`${data.done} / ${data.epochs}`, "epochs", data.state === "running" ? "done so far" : "done");
+  const progress = tile(`${data.done} / ${data.epochs}`, "epochs", data.state === "running" ? "completed so far" : "completed");
   const list = found
-    ? [tile(score(found.means[3]), "mAP50-95", "strict: boxes must fit closely"), tile(score(found.means[2]), "mAP50", "boxes half right count"),
-       tile(score(found.means[0]), "precision", "share of the finds that are right"), tile(score(found.means[1]), "recall", "share of the labels that are found")]
+    ? [tile(score(found.means[3]), "mAP50-95", "averaged over IoU 0.5 to 0.95"), tile(score(found.means[2]), "mAP50", "at IoU 0.5"),
+       tile(score(found.means[0]), "precision", "fraction of detections that are correct"), tile(score(found.means[1]), "recall", "fraction of labels that are detected")]
     : [];
   const time = total(data.times);
   if (best !== null) list.push(tile(`${data.results.epoch[best]}`, "best epoch", "counted from 0"));
   list.push(progress);
-  if (time.images) list.push(tile(number(time.speed), "images / s", "training, without compiling"));
+  if (time.images) list.push(tile(number(time.speed), "images / s", "training, without compilation"));
   if (time.all) list.push(tile(duration(time.all), "time", "training and validation"));
   return list;
 }
@@ -62,7 +62,7 @@ const CURVES = [
 function curves() {
   const results = data.results;
   if (!results.epoch.length) {
-    return section("curves", "Curves", null, make("p", { class: "quiet" }, "No epoch is finished yet; open this page again later."));
+    return section("curves", "Curves", null, make("p", { class: "quiet" }, "No epoch has finished yet; reload this page later."));
   }
   const charts = CURVES.map(([title, lines, range]) => chart({
     title, range, xName: "epoch", x: results.epoch, best: data.best,
@@ -72,9 +72,9 @@ function curves() {
     name: key, left: key === "epoch", value: (row) => results[key][row], show: (row) => number(results[key][row], 4),
   }));
   return section("curves", "Curves",
-    "One point per epoch. Point at a curve, or use the arrow keys, for its values; click a name to hide its line. "
+    "One point per epoch. Hover over a chart or use the arrow keys to see its values; click a name to hide its curve. "
     + (data.best === null ? "" : "The dashed line marks the best epoch, whose weights were kept. ")
-    + "Losses should fall; if the validation losses rise again while those of training fall, the network overfits.",
+    + "Losses should fall; if the validation losses rise again while the training losses fall, the network overfits.",
     make("div", { class: "charts" }, charts),
     make("details", {}, make("summary", {}, "All epochs as a table"),
       table(columns, results.epoch.map((_, row) => row), { label: "all epochs" })));
@@ -95,20 +95,20 @@ function classes() {
   const [precision, recall, map50, map50_95] = found.means;
   const all = { name: "all", images: found.images, labels: found.labels, precision, recall, map50, map50_95 };
   return section("classes", "Classes",
-    `How well each class of the validation images is found by ${found.of}. Click a heading to sort.`,
+    `Metrics of each class on the validation images, with ${found.of}. Click a heading to sort.`,
     table(columns, found.table, { fixed: [all], label: "results per class" }),
-    found.table.length ? null : make("p", { class: "note" }, "The validation images have no labels: nothing could be measured."),
+    found.table.length ? null : make("p", { class: "note" }, "The validation images have no labels, so there are no metrics."),
     make("div", { class: "two" }, precisionRecall(found), confusion(found)));
 }
 
 function precisionRecall(found) {
   if (!found.curves.length) return null;
-  // The colours that the classes have in pictures.
+  // The colours of the classes in pictures.
   const ofClass = (name) => data.data.classes.find((item) => item.name === name)?.colour ?? colour(7);
   const lines = found.curves.map((curve) => ({ name: curve.name, colour: ofClass(curve.name), values: curve.values, off: found.curves.length > 8 }));
   const mean = { name: "all classes", colour: "var(--ink)", values: found.mean_curve };
   return make("div", {}, chart({
-    title: "Precision over recall, boxes half right (IoU 0.5)", xName: "recall", x: found.recall_axis, range: [0, 1.02], height: 300,
+    title: "Precision-recall curve at IoU 0.5", xName: "recall", x: found.recall_axis, range: [0, 1.02], height: 300,
     series: found.curves.length > 1 ? [mean, ...lines] : [{ ...mean, name: found.curves[0].name }],
   }));
 }
@@ -119,7 +119,7 @@ function confusion(found) {
   const sums = names.map((_, column) => found.confusion.reduce((sum, row) => sum + row[column], 0));
   const last = names.length - 1;
   const head = make("tr", {}, make("th", {}, "predicted ↓  actual →"), names.map((name) => make("th", { scope: "col" }, name)));
-  const rows = found.confusion.map((row, predicted) => make("tr", {}, make("th", { scope: "row" }, predicted === last ? "not found" : names[predicted]),
+  const rows = found.confusion.map((row, predicted) => make("tr", {}, make("th", { scope: "row" }, predicted === last ? "missed" : names[predicted]),
     row.map((count, truth) => {
       if (predicted === last && truth === last) return make("td");
       const share = sums[truth] ? count / sums[truth] : 0;
@@ -129,14 +129,14 @@ function confusion(found) {
       return cell;
     })));
   return make("div", {}, make("h3", {}, "Confusion matrix"),
-    make("p", { class: "quiet", css: { "font-size": "13px" } }, "Counts at confidence 0.25; each column is one true class. Right finds lie on the diagonal."),
+    make("p", { class: "quiet", css: { "font-size": "13px" } }, "Counts at confidence 0.25; each column is a true class. Correct detections are on the diagonal."),
     make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "confusion matrix" }, make("table", { class: "matrix" }, make("tbody", {}, head, rows))));
 }
 
 function samples() {
   const list = data.samples.filter((sample) => sample.picture);
   if (!list.length) {
-    const why = data.noplots ? "The run was started with --noplots: no pictures are kept." : data.validation ? "None of the pictures could be read." : "They appear after the first validation.";
+    const why = data.noplots ? "Disabled by --noplots." : data.validation ? "The images could not be read." : "They appear after the first validation.";
     return section("samples", "Sample predictions", null, make("p", { class: "quiet" }, why));
   }
   const value = make("output", { class: "mono" }, "0.25");
@@ -154,11 +154,11 @@ function samples() {
     make("figcaption", {}, sample.name)));
   const best = Math.max(0, ...list.flatMap((sample) => sample.found.map((box) => box[5])));
   const faint = best >= 0.25 ? null : make("p", { class: "note" },
-    best ? `The network is not sure of anything yet: its best confidence here is ${best.toFixed(2)}. Move the slider to the left to see what it guesses.`
-      : "The network has found nothing in these images yet.");
+    best ? `No confident predictions yet: the highest confidence is ${best.toFixed(2)}. Move the slider to the left to show predictions of lower confidence.`
+      : "There are no predictions for these images yet.");
   return section("samples", "Sample predictions",
-    `Validation images: left what the labels say, right what ${data.validation ? data.validation.of : "the network"} found.`,
-    make("div", { class: "slider" }, make("label", { for: "confidence" }, "show predictions from confidence"), slider, value),
+    `Validation images with their labels (left) and with the predictions of ${data.validation ? data.validation.of : "the network"} (right).`,
+    make("div", { class: "slider" }, make("label", { for: "confidence" }, "minimum confidence"), slider, value),
     faint, make("div", { class: "samples" }, figures));
 }
 
@@ -184,7 +184,7 @@ function picture(sample, boxes, predicted) {
   return svg;
 }
 
-/* Captions are 11 px high whatever the size of the picture, on a plate of their own width, and stay inside the picture. */
+/* Captions are 11 px high at any size of the picture, have a background of their own width, and stay inside the picture. */
 function fitCaptions() {
   for (const svg of document.querySelectorAll(".pair svg")) {
     const frame = svg.viewBox.baseVal, box = svg.getBoundingClientRect();
@@ -220,14 +220,14 @@ function speed() {
   if (!data.times.length) return null;
   const time = total(data.times);
   const parts = [["computing", "steps: forward, backward, update", colour(0)], ["waiting", "waiting for data", colour(1)],
-    ["host", "everything else on the host", colour(7)], ["compiling", "compiling graphs", colour(3)], ["validating", "validation", colour(2)]];
-  const bar = make("div", { class: "bar", role: "img", "aria-label": "shares of the time" }, parts.map(([key, name, shade]) =>
+    ["host", "other work on the host", colour(7)], ["compiling", "compiling graphs", colour(3)], ["validating", "validation", colour(2)]];
+  const bar = make("div", { class: "bar", role: "img", "aria-label": "time by activity" }, parts.map(([key, name, shade]) =>
     make("i", { title: `${name}: ${duration(time[key])}`, css: { background: shade, width: `${(100 * time[key]) / time.all}%` } })));
   const keys = make("div", { class: "keys" }, parts.map(([key, name, shade]) =>
     make("span", {}, make("span", { class: "swatch", css: { background: shade } }), `${name}: ${percent(time[key] / time.all)} (${duration(time[key])})`)));
   const waits = time.waiting / Math.max(time.training - time.compiling, 1e-9);
   const advice = waits > data.data_bound_share
-    ? make("p", { class: "note" }, `Without compiling and validation, ${percent(waits)} of the time went by waiting for images: --cache ram or more --workers would make it faster.`) : null;
+    ? make("p", { class: "note" }, `${percent(waits)} of the training time, without compilation, was spent waiting for data: use --cache ram or more --workers.`) : null;
   const rates = data.times.map((item) => item.images / Math.max(item.training - item.compiling, 1e-9));
   const perEpoch = data.times.length > 1 ? make("div", { class: "charts" },
     chart({ title: "Training speed, images per second", xName: "epoch", x: data.times.map((item) => item.epoch), series: [{ name: "images / s", colour: colour(0), values: rates }] }),
@@ -236,9 +236,9 @@ function speed() {
       { name: "validation", colour: colour(2), values: data.times.map((item) => item.validating) }] })) : null;
   const found = data.validation;
   const lines = [];
-  if (found) lines.push(make("p", { class: "quiet" }, `Validation, per image: ${number(found.speed.load)} ms loading, ${number(found.speed.inference)} ms network, ${number(found.speed.suppression)} ms suppression.`));
+  if (found) lines.push(make("p", { class: "quiet" }, `Validation, per image: ${number(found.speed.load)} ms loading, ${number(found.speed.inference)} ms inference, ${number(found.speed.suppression)} ms NMS.`));
   if (data.graphs) lines.push(make("p", { class: "quiet" }, data.graphs));
-  return section("speed", "Speed", "Where the time went, over all epochs of this run.", bar, keys, advice, perEpoch, make("div", { css: { "margin-top": "14px" } }, lines));
+  return section("speed", "Speed", "Time by activity over all epochs of this run.", bar, keys, advice, perEpoch, make("div", { css: { "margin-top": "14px" } }, lines));
 }
 
 function settings() {
@@ -248,7 +248,7 @@ function settings() {
     const hint = other ? make("span", { class: "usual" }, ` default ${shown(usual)}`) : null;
     return make("tr", { class: other ? "changed" : null }, make("td", {}, name), make("td", { class: "text mono" }, text, hint));
   })));
-  return section("settings", "Settings", "Bold is what differs from the default.",
+  return section("settings", "Settings", "Values in bold differ from the default.",
     make("div", { class: "two" },
       make("div", {}, make("h3", {}, "Flags (opt.yaml)"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "flags" }, changed(data.settings))),
       make("div", {}, make("h3", {}, "Hyper-parameters (hyp.yaml)"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "hyper-parameters" }, changed(data.hyperparameters)))));
@@ -278,7 +278,7 @@ function environment() {
 }
 
 function next() {
-  return section("next", "What next", null, data.commands.map(([about, command]) => [make("p", { css: { margin: "10px 0 0" } }, about), make("pre", {}, command)]));
+  return section("next", "Next steps", null, data.commands.map(([about, command]) => [make("p", { css: { margin: "10px 0 0" } }, about), make("pre", {}, command)]));
 }
 
 paintHeader();
@@ -286,7 +286,7 @@ const parts = [curves(), classes(), samples(), speed(), data.data.splits.length 
 const links = parts.map((part) => make("a", { href: `#${part.id}` }, part.querySelector("h2").textContent));
 document.getElementById("top").append(make("nav", { "aria-label": "parts of the page" }, links));
 document.getElementById("main").append(...parts);
-document.getElementById("foot").append(`Written by graph-train ${data.version} at ${data.written}${data.state === "running" ? "; it is written again while the run goes on" : ""}. This page is complete in itself: it can be sent or archived as one file.`);
+document.getElementById("foot").append(`Written by graph-train ${data.version} at ${data.written}${data.state === "running" ? "; updated during the run" : ""}. The page is self-contained and can be sent or archived as a single file.`);
 fitCaptions();
 addEventListener("resize", fitCaptions);
 document.documentElement.dataset.ready = "yes";

@@ -302,8 +302,8 @@ def require_possible_folder(project: str, name: str, *, exist_ok: bool) -> None:
         OSError: it cannot be created.
     """
     folder = unused_path(project, name, exist_ok=exist_ok)
-    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
-    if reason := not_writable(there):
+    nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path())
+    if reason := not_writable(nearest):
         raise _not_creatable(folder, reason)
 
 

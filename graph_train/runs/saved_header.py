@@ -107,7 +107,7 @@ def _reject_unknown(kind: str, values: Mapping[str, Any], names: Sequence[str]) 
 
 
 def _require(kind: str, values: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Reject missing entries: a default would continue another training."""
+    """Reject missing entries, because defaults would continue a different training."""
     for name in names:
         if name not in values:
             raise ValueError(f"invalid header: no {kind} {name!r}")

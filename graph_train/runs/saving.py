@@ -49,7 +49,7 @@ class Saving:
         """The error that prevented saving the newest state, or None."""
         self._due = False
         self._last_start = time.monotonic()
-        self._reminded = float("-inf")
+        self._last_warning = float("-inf")
 
     def due(self, number: int) -> bool:
         """Return whether a save is due after batch `number` of the run (from 0).
@@ -132,8 +132,8 @@ class Saving:
         """
         if self._options.on_save_error == "stop":
             raise self._not_saved_error(error) from error
-        if time.monotonic() - self._reminded >= _LOG_INTERVAL_SECONDS:
-            self._reminded = time.monotonic()
+        if time.monotonic() - self._last_warning >= _LOG_INTERVAL_SECONDS:
+            self._last_warning = time.monotonic()
             text = f"{self._describe(error)}; {self._last_saved()}"
             LOG.error("%s; training continues (--on-save-error continue)", text)
 

@@ -21,7 +21,7 @@ from graph_train.settings.val_options import NUMBER_RANGES, THRESHOLDS
 from kernels.host.extras import install_command
 
 FORMATS = ("safetensors", "pt", "onnx")
-_ELSEWHERE: Mapping[str, str] = {
+_OTHER_FORMATS: Mapping[str, str] = {
     "torchscript": "needs PyTorch; export pt and run YOLOv5's export.py on it",
     "openvino": "export onnx and convert it with OpenVINO's `ovc`",
     "engine": "export onnx and build the engine with TensorRT's `trtexec`",
@@ -101,8 +101,8 @@ class ExportOptions:
         if not self.include:
             raise ValueError(f"--include: give one or more of {', '.join(FORMATS)}")
         for name in self.include:
-            if name in _ELSEWHERE:
-                raise ValueError(f"--include {name}: not supported; {_ELSEWHERE[name]}")
+            if name in _OTHER_FORMATS:
+                raise ValueError(f"--include {name}: not supported; {_OTHER_FORMATS[name]}")
             if name not in FORMATS:
                 raise ValueError(f"--include {name!r}: must be one of {', '.join(FORMATS)}")
         for package in ("onnx", "onnxruntime"):

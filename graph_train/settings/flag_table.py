@@ -211,7 +211,7 @@ def add_flags(parser: "argparse._ActionsContainer", kind: type[Any]) -> None:
         _add_flag(parser, item)
 
 
-_OFF_HELP = {"--eager": "run the step op by op instead of as a graph"}
+_OFF_HELP = {"--eager": "run op by op (eager) instead of as a graph"}
 """Help for flags that turn another flag off, if `disable --flag` is not clear enough."""
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from models.network import DetectionModel
 from models.padded_labels import typical_label_capacity
 from models.spec import ModelSpec, load_model_spec
 from models.weights import LoadedWeights, load_weights, transfer
+from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
 
@@ -219,7 +220,6 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
         image_px=setup.image_px,
         threshold=setup.hyp.anchor_t,
         draws=AnchorRandom.from_seed(setup.options.optim.seed),
-        show_progress=True,
     )
     LOG.info(
         "AutoAnchor: %.2f anchors per box, best possible recall %.4f%s",
@@ -308,33 +308,21 @@ def _report_compilation(event: Compilation) -> None:
 
 
 def _pipelines(setup: Setup, stride: int) -> tuple[TrainPipeline, ValPipeline]:
-    options, batch = setup.options, setup.options.optim.batch_size
-    cache: Any = options.data.cache or None
-    train = TrainPipeline(
-        setup.data.train,
-        setup.augment,
-        batch_size=batch,
-        image_px=setup.image_px,
-        seed=options.optim.seed,
-        workers=setup.threads,
-        device=setup.device,
-        stride=stride,
-        shard=setup.shard,
-        cache=cache,
-        progress="Caching train images" if cache else None,
-    )
-    val = ValPipeline(
-        setup.data.val,
-        batch_size=min(batch * VAL_BATCH_FACTOR, len(setup.data.val)),
+    optim = setup.options.optim
+    settings = BatchSettings(
+        batch_size=optim.batch_size,
         image_px=setup.image_px,
         workers=setup.threads,
         device=setup.device,
         stride=stride,
         shard=setup.shard,
-        cache=cache,
-        progress="Caching val images" if cache else None,
+        cache=setup.options.data.cache or None,  # type: ignore[arg-type]
     )
-    return train, val
+    val_batch_size = min(optim.batch_size * VAL_BATCH_FACTOR, len(setup.data.val))
+    return (
+        TrainPipeline(setup.data.train, setup.augment, settings, seed=optim.seed),
+        ValPipeline(setup.data.val, replace(settings, batch_size=val_batch_size)),
+    )
 
 
 def loss_config(setup: Setup, *, levels: int) -> LossConfig:

@@ -198,7 +198,6 @@ def fit_anchors(
     threshold: float,
     draws: AnchorRandom,
     generations: int = GENERATIONS,
-    show_progress: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Fit anchors (count, 2) in px to boxes (n, 2) by k-means and evolution; smallest first.
 
@@ -216,7 +215,7 @@ def fit_anchors(
         mutation_factors(start.shape, generations, draws),
         total=generations,
         desc="Evolving anchors",
-        disable=None if show_progress else True,
+        disable=None,  # no bar where stderr is a file or a pipe
     )
     return evolve_anchors(start, usable, threshold, factors).anchors_px.astype(np.float32)
 
@@ -237,7 +236,6 @@ def check_anchors(
     image_px: int,
     threshold: float,
     draws: AnchorRandom,
-    show_progress: bool = False,
 ) -> AnchorDecision:
     """Keep anchors that fit well; else fit new ones, and use them only if their best possible recall is higher.
 
@@ -255,9 +253,7 @@ def check_anchors(
     if before.best_possible_recall > GOOD_RECALL:
         return AnchorDecision(current, before, before, recomputed=False, replaced=False)
     sizes = box_sizes_px(image_sizes, labels, image_px)
-    new = fit_anchors(
-        sizes, current.size // 2, image_px=image_px, threshold=threshold, draws=draws, show_progress=show_progress
-    )
+    new = fit_anchors(sizes, current.size // 2, image_px=image_px, threshold=threshold, draws=draws)
     after = anchor_fit(scaled, new, threshold)
     if after.best_possible_recall <= before.best_possible_recall:
         return AnchorDecision(current, before, before, recomputed=True, replaced=False)

@@ -104,7 +104,9 @@ def _require_graph_memory(largest: int, sizes: set[int]) -> None:
     others = largest * sum((size / max(sizes)) ** 2 for size in sizes) - largest
     free = free_memory()
     LOG.info(
-        "Multi-scale: the graphs of all sizes need about %.1f GB, %.1f GB free", (largest + others) / 1e9, free / 1e9
+        "Multi-scale: the graphs of all sizes need about %.1f GB of memory; %.1f GB are free",
+        (largest + others) / 1e9,
+        free / 1e9,
     )
     if others > free * GRAPH_MEMORY_FRACTION:
         raise ValueError(

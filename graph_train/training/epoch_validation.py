@@ -11,14 +11,8 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.training.assembly import TrainingRun
 from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
 from graph_train.validation.coco_results import CocoMetrics
-from graph_train.validation.measuring import (
-    TABLE_HEADER,
-    ImageDetections,
-    ValidationBatch,
-    ValidationResult,
-    ValidationSettings,
-    validate,
-)
+from graph_train.validation.measuring import ImageDetections, ValidationBatch, ValidationSettings, validate
+from graph_train.validation.result import TABLE_HEADER, ValidationResult
 from graph_train.validation.sharded_validation import BatchSharding
 from pipelines.data.dataset import is_coco_2017
 

@@ -25,7 +25,7 @@ from graph_train.training.nonfinite import NonFiniteWatch, SuspectBatch, first_b
 from graph_train.training.progress import EpochProgress, EpochTimes
 from graph_train.training.run_checkpoints import RunCheckpoints
 from graph_train.validation.coco_results import CocoMetrics
-from graph_train.validation.measuring import ValidationResult
+from graph_train.validation.result import ValidationResult
 from kernels.framework.global_rows import local_shard
 from kernels.host.paths import shell_word
 from kernels.runtime import Tensor
@@ -197,9 +197,8 @@ class Trainer:
             self._train_batch(batch, number)
             number += 1
             self._stop_if_requested()
-            if (
-                self._exchange.single_rank and self.callbacks.stop_training
-            ):  # several ranks synchronise it before each batch
+            # Several ranks synchronise it before each batch.
+            if self._exchange.single_rank and self.callbacks.stop_training:
                 break
         self._finish_batch()
         self.times.append(progress.close())
@@ -317,15 +316,15 @@ class Trainer:
         improved = validation is not None and fitness >= cursor.best_fitness
         if improved:
             cursor.best_fitness = fitness
-        stop = self._count_for_early_stopping(fitness)
+        stop = self._update_early_stopping(fitness)
         self.callbacks.run("on_fit_epoch_end", row.values(), epoch, max(cursor.best_fitness, 0.0), fitness)
         cursor.next_epoch()
         cursor.finished = stop or last_epoch
         if not options.run.nosave or final or cursor.finished:
             self._save_epoch(epoch, fitness, improved=improved)
 
-    def _count_for_early_stopping(self, fitness: float) -> bool:
-        """Return whether to stop early. An epoch that was not validated counts with fitness 0, as in YOLOv5."""
+    def _update_early_stopping(self, fitness: float) -> bool:
+        """Record the fitness of an epoch, 0 if it was not validated, as in YOLOv5; return whether to stop early."""
         decision = self.stopper.update(self.cursor.epoch, fitness)
         self.cursor.possible_stop = decision.possible_stop
         if decision.stop:

@@ -18,19 +18,15 @@ from graph_train.ranks.exchange import Exchange
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.val_options import ValOptions
 from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector, write_and_evaluate
-from graph_train.validation.measuring import (
-    TABLE_HEADER,
-    ImageDetections,
-    ValidationResult,
-    ValidationSettings,
-    validate,
-)
+from graph_train.validation.measuring import ImageDetections, ValidationSettings, validate
+from graph_train.validation.result import TABLE_HEADER, ValidationResult
 from kernels.host.files import write_atomically
 from kernels.host.quantity import quantity
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.data.dataset import Dataset, Split, is_coco_2017, load_dataset
 from pipelines.data.index import ImageIndex, index_images
+from pipelines.settings import BatchSettings
 from pipelines.val import ValPipeline
 
 LOG = logging.getLogger("graph_train")
@@ -204,17 +200,16 @@ class _Job:
             label_hints=options.save_hybrid,
             plots_dir=self.folder if plots else None,
         )
-        pipeline = ValPipeline(
-            self.index,
+        batches = BatchSettings(
             batch_size=min(options.batch_size, len(self.index)),
             image_px=image_px,
-            stride=self.detector.stride,
-            rect=not speed,
             workers=max(options.workers, 1),
             device=self.device,
+            stride=self.detector.stride,
         )
+        pipeline = ValPipeline(self.index, batches, rect=not speed)
         try:
-            warm_up(self.detector, pipeline, min(options.batch_size, len(self.index)), len(self.index))
+            warm_up(self.detector, pipeline, batches.batch_size, len(self.index))
             total = pipeline.batches_per_epoch
             LOG.info("%s", TABLE_HEADER)
             result = validate(self.detector, pipeline, self.index.class_names, settings, total=total, on_image=on_image)

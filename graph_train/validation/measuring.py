@@ -16,14 +16,13 @@ from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.host.terminal import BAR_FORMAT
 from graph_train.metrics.average_precision import (
     IOU_THRESHOLDS,
-    ClassMetrics,
-    fitness,
     match_detections,
     metrics_per_class,
 )
 from graph_train.metrics.confusion import ConfusionMatrix
 from graph_train.ranks.exchange import Exchange
 from graph_train.settings.val_options import ValOptions
+from graph_train.validation.result import Speed, ValidationResult
 from graph_train.validation.sharded_validation import BatchSharding, MatchedImages, gather_matched_images
 from kernels.host.quantity import quantity
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
@@ -35,7 +34,6 @@ Forward = Callable[[Any, Array], tuple[Array, Array | None]]
 """Maps images uint8 (B, 3, H, W) and labels (n, 6) to decoded predictions (B, N, 5 + nc) float32, with boxes in px of
 the letterboxed image and confidences after the sigmoid, and to box, objectness and class loss (3,), or None."""
 
-TABLE_HEADER = f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"
 DRAWN_BATCHES = 3
 
 
@@ -114,93 +112,6 @@ class ValidationSettings:
         )
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Milliseconds per image: waiting for the pipeline, inference, NMS."""
-
-    load: float
-    inference: float
-    suppression: float
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """Results of a validation.
-
-    Attributes:
-        labels_per_class, images_per_class: (nc,).
-        loss: (3,) box, objectness and class loss, averaged over the batches, or None.
-    """
-
-    class_names: tuple[str, ...]
-    images: int
-    labels_per_class: Array
-    images_per_class: Array
-    classes: ClassMetrics
-    confusion: ConfusionMatrix
-    loss: Array | None
-    speed: Speed
-    batch_shape: tuple[int, ...]
-
-    @property
-    def means(self) -> tuple[float, float, float, float]:
-        """Precision, recall, mAP50, mAP50-95."""
-        return self.classes.means()
-
-    @property
-    def precision(self) -> float:
-        """Mean over the classes with labels, at the confidence with the highest mean F1."""
-        return self.means[0]
-
-    @property
-    def recall(self) -> float:
-        """Mean over the classes with labels, at the confidence with the highest mean F1."""
-        return self.means[1]
-
-    @property
-    def map50(self) -> float:
-        """Mean average precision at IoU 0.5."""
-        return self.means[2]
-
-    @property
-    def map50_95(self) -> float:
-        """Mean average precision over IoU 0.5 to 0.95."""
-        return self.means[3]
-
-    @property
-    def fitness(self) -> float:
-        """The criterion for the best weights."""
-        return float(fitness(np.asarray(self.means)))
-
-    @property
-    def maps(self) -> Array:
-        """(nc,) mAP50-95 of each class; the mean for a class without labels."""
-        return self.classes.maps(len(self.class_names))
-
-    def table(self, *, per_class: bool) -> str:
-        """Return the table without its header: all classes together, then each class with labels."""
-        rows = [_table_row("all", self.images, int(self.labels_per_class.sum()), self.means)]
-        if per_class:
-            c = self.classes
-            for row, category in enumerate(c.classes):
-                values = (c.precision[row], c.recall[row], c.ap50[row], c.ap50_95[row])
-                images, labels = int(self.images_per_class[category]), int(self.labels_per_class[category])
-                rows.append(_table_row(self.class_names[category], images, labels, values))
-        return "\n".join(rows)
-
-    def speed_line(self) -> str:
-        """Return the speed as a line for the terminal."""
-        s = self.speed
-        return (
-            f"Speed: {s.load:.1f}ms loading, {s.inference:.1f}ms inference, {s.suppression:.1f}ms NMS per image "
-            f"at shape {self.batch_shape}"
-        )
-
-
-def _table_row(name: str, images: int, labels: int, values: Sequence[float]) -> str:
-    return f"{name:>22}{images:>11}{labels:>11}" + "".join(f"{value:>11.3g}" for value in values)
-
-
 def validate(
     forward: Forward,
     batches: Iterable[ValidationBatch],
@@ -208,7 +119,6 @@ def validate(
     settings: ValidationSettings | None = None,
     *,
     total: int | None = None,
-    progress: bool = True,
     on_image: Callable[[ImageDetections], None] | None = None,
     sharding: BatchSharding | None = None,
 ) -> ValidationResult:
@@ -220,7 +130,6 @@ def validate(
         class_names: name of each class.
         settings: the settings; None for the defaults.
         total: number of batches, for the progress bar.
-        progress: whether to show a progress bar, which is removed at the end.
         on_image: called with each image after NMS, for instance to write result files.
         sharding: if given, `batches` are this rank's shards, and the result is that of all ranks.
 
@@ -234,7 +143,7 @@ def validate(
         total=total,
         bar_format=BAR_FORMAT,
         leave=False,
-        disable=None if progress else True,  # None: no bar where stderr is a file or a pipe
+        disable=None,  # no bar where stderr is a file or a pipe
     )
     started = time.perf_counter()
     for batch in bar:

@@ -58,7 +58,7 @@ def version() -> str:
 
 
 def compile_source(source: Path, architecture: str) -> bytes:
-    """Compile a source: machine code for "sm_..", PTX (ending in a zero) for "compute_..".
+    """Compile a source to machine code for "sm_XX", or to null-terminated PTX for "compute_XX".
 
     Raises:
         PluginUnavailableError: errors or warnings, with the compiler's output.

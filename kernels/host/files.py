@@ -187,7 +187,7 @@ def read_regular(path: Path | str, *, max_bytes: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise NotReadableError("not a regular file")
         if status.st_size > max_bytes:
-            raise NotReadableError(f"{status.st_size} bytes; at most {max_bytes} are read")
+            raise NotReadableError(f"{status.st_size} bytes; at most {max_bytes} are supported")
         content = os.read(descriptor, status.st_size + 1)
         # Some file systems report no size or return short reads, and a file may grow while it is read.
         if len(content) != status.st_size or not content:

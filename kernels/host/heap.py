@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator. Other C libraries lack them and are left alone; settings of the user win."""
+"""Settings of glibc's allocator; the user's own take precedence. With another C library, nothing is changed."""
 
 import contextlib
 import ctypes

@@ -36,7 +36,7 @@ def require_unforked() -> None:
 
 
 def configure_process() -> None:
-    """Set environment variables and the allocator for OneFlow; the user's own settings win.
+    """Set environment variables and the allocator for OneFlow; the user's own settings take precedence.
 
     Every entry point calls it before OneFlow is imported, because OpenMP reads its variables when it is loaded. A
     second call changes nothing.

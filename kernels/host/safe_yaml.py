@@ -78,7 +78,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _decimal(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
-    """Return the pattern of a number without those to base 60 and 8; other patterns as they are."""
+    """Return a number's pattern without its alternatives for base 60 and base 8; other patterns unchanged."""
     if tag not in _NUMBER_TAGS:
         return pattern
     excluded = "(?!.*:)" if tag == _FLOAT else "(?!.*:|[-+]?0[0-7_])"
@@ -224,7 +224,7 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
 
 
 def _check_keys(node: yaml.MappingNode, path: Path) -> None:
-    """Compare keys by value: 1, 01 and true would overwrite each other."""
+    """Reject keys with equal values, such as 1, 01 and true, which would overwrite each other."""
     seen: dict[Any, yaml.Node] = {}
     for key, _ in node.value:
         place = _place(path, key.start_mark)

@@ -333,15 +333,15 @@ def flip_labels(labels: np.ndarray, *, up_down: bool = False, left_right: bool =
     return flipped
 
 
-def upscaled(plan: SamplePlan, factor: int) -> SamplePlan:
-    """Return the same sample at a multiple of its size."""
-    zoom = np.diag((factor, factor, 1.0))
+def doubled(plan: SamplePlan) -> SamplePlan:
+    """Return the same sample at twice its size."""
+    zoom = np.diag((2.0, 2.0, 1.0))
     views = tuple(
         replace(
             view,
             matrix=zoom @ view.matrix,
-            scale=view.scale * factor,
-            output_wh=(view.output_wh[0] * factor, view.output_wh[1] * factor),
+            scale=view.scale * 2,
+            output_wh=(view.output_wh[0] * 2, view.output_wh[1] * 2),
         )
         for view in plan.views
     )

@@ -70,8 +70,8 @@ def map_boxes(matrix: np.ndarray, boxes_xyxy: np.ndarray, *, output_wh: tuple[in
     """Return (n, 4) upright boxes around the four mapped corners of each box, clipped to the output; float64."""
     corners = boxes_xyxy[:, (0, 1, 2, 3, 0, 3, 2, 1)].astype(np.float64).reshape(-1, 2)
     mapped = map_points(matrix, corners).reshape(-1, 4, 2)
-    around = np.concatenate((mapped.min(axis=1), mapped.max(axis=1)), axis=1)
-    return boxes.clip(around, width=output_wh[0], height=output_wh[1])
+    bounds = np.concatenate((mapped.min(axis=1), mapped.max(axis=1)), axis=1)
+    return boxes.clip(bounds, width=output_wh[0], height=output_wh[1])
 
 
 def map_labels(

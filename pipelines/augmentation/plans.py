@@ -86,10 +86,10 @@ class BatchPlan:
     def finishes(self) -> list[BatchFinish]:
         """The final operations on each of the views."""
         seconds = iter(range(len(self.pictures), 2 * len(self.pictures)))
-        firsts = [
+        first_views = [
             BatchFinish(next(seconds) if len(p.views) == 2 else None, p.mix_ratio, p.hsv_gains) for p in self.pictures
         ]
-        return firsts + [BatchFinish() for p in self.pictures if len(p.views) == 2]
+        return first_views + [BatchFinish() for p in self.pictures if len(p.views) == 2]
 
     @property
     def sources(self) -> list[int]:

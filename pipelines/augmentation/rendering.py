@@ -136,8 +136,8 @@ def _visible_canvas(back: np.ndarray, view: View) -> Rectangle:
     """Return the part of the canvas that is visible in the output, plus a border of one pixel for interpolation."""
     width, height = view.output_wh
     corners = np.array(((0, 0), (width, 0), (0, height), (width, height)), np.float64)
-    thirds = corners @ back[2, :2] + back[2, 2]
-    if thirds.min() <= 0:  # the horizon crosses the output, so the visible part of the canvas is unbounded
+    depths = corners @ back[2, :2] + back[2, 2]
+    if depths.min() <= 0:  # the horizon crosses the output, so the visible part of the canvas is unbounded
         return 0, 0, view.canvas_wh[0], view.canvas_wh[1]
     seen = geometry.map_points(back, corners)
     low, high = np.floor(seen.min(axis=0)) - 1, np.ceil(seen.max(axis=0)) + 1

@@ -113,16 +113,16 @@ def load_dataset(
     for split in require:
         if split in absent:
             raise ValueError(absent[split])
-    there: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
-    is_coco = [is_coco_file(source) for sources in there.values() for source in sources]
+    present: dict[Split, tuple[Path, ...]] = {s: f for s, f in found.items() if not isinstance(f, str)}
+    is_coco = [is_coco_file(source) for sources in present.values() for source in sources]
     names = _class_names(yaml, optional=bool(is_coco) and all(is_coco))
     return Dataset(
         name=SHAPES_NAME if str(path_or_name) == SHAPES_NAME else file.stem,
         file=file,
         root=next((root for root in roots if root.is_dir()), roots[0]),
-        train=there.get("train", ()),
-        val=there.get("val", ()),
-        test=there.get("test", ()),
+        train=present.get("train", ()),
+        val=present.get("val", ()),
+        test=present.get("test", ()),
         class_names=names,
         absent=absent,
     )
@@ -221,9 +221,9 @@ def _require_complete(yaml: YamlFile, found: Mapping[Split, tuple[Path, ...] | s
         else:
             missing = next(filter(None, map(missing_part, sources)), None)
         if missing is not None:
-            lacks = f"the data set is incomplete, {printable(missing)} is missing or empty"
+            problem = f"the data set is incomplete, {printable(missing)} is missing or empty"
             remedy = f"add it, or move the data set's folder away and {download_hint(yaml)}"
-            raise ValueError(f"{yaml.where(split)}: {split}: {lacks}; {remedy}")
+            raise ValueError(f"{yaml.where(split)}: {split}: {problem}; {remedy}")
 
 
 def _first_missing_source(yaml: YamlFile, split: Split, roots: Sequence[Path]) -> Path | None:
@@ -249,27 +249,27 @@ def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, sh
     if not wanted:
         return
     # A shipped yaml's first folder is YOLOv5's ../datasets, which may belong to others, so the last one is used.
-    root, homes = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
+    root, allowed_below = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
     with _only_one(root.parent):
         if not any(isinstance(_sources(yaml, split, roots), str) for split in require):
             return
-        done = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=homes)
-    _log.info("Unpacked %d files into %s", len(done.unpacked.files), printable(root))
-    if left := done.unpacked.skipped:
+        fetched = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=allowed_below)
+    _log.info("Unpacked %d files into %s", len(fetched.unpacked.files), printable(root))
+    if left := fetched.unpacked.skipped:
         _log.warning(
             "Skipped %d hidden files or files other than images, labels and texts; the first is %s",
             len(left),
             printable(left[0]),
         )
-    if done.problems:
-        _log.warning("Skipped %d invalid annotations; first: %s", len(done.problems), done.problems[0])
+    if fetched.problems:
+        _log.warning("Skipped %d invalid annotations; first: %s", len(fetched.problems), fetched.problems[0])
 
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on the folder or, if it does not exist, on its nearest existing parent."""
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    handle = os.open(there, os.O_RDONLY)
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    handle = os.open(existing, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

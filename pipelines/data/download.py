@@ -23,7 +23,7 @@ from pipelines.data.problems import Problem
 from pipelines.data.unpack import Unpacked, unpack
 from pipelines.data.yolo_layout import convert_voc_devkit
 
-_FORM = "write `download: {url: https://..., sha256: ...}`"
+_SYNTAX = "write `download: {url: https://..., sha256: ...}`"
 _KEYS = {"url", "sha256", "bytes", "licence", "into", "form"}
 _FORMS = ("yolo", "voc")
 _SHOWN_LINES = 4
@@ -69,18 +69,18 @@ def _archive(yaml: YamlFile, key: tuple[Any, ...], entry: Any) -> Archive:
     place = yaml.where(*key)
     if not isinstance(entry, dict):
         is_address = isinstance(entry, str) and re.fullmatch(r"https?://\S+", entry.strip())
-        what = "an address without its checksum" if is_address else "a script or a description, which is never executed"
-        raise ValueError(f"{place}: download is {what}; {_FORM}")
+        what = "a URL without its checksum" if is_address else "a script or a description, which is never executed"
+        raise ValueError(f"{place}: download is {what}; {_SYNTAX}")
     url, size = entry.get("url", ""), entry.get("bytes")
     digest = yaml.scalar_text(*key, "sha256")  # as written, because a digest of digits only would be a number
     is_url = isinstance(url, str) and re.fullmatch(r"https?://[!-~]+", url)
     if not {"url", "sha256"} <= set(entry) <= _KEYS or not is_url:
         raise ValueError(
             f"{place}: download must have an http(s) `url` and its `sha256`; optional keys are "
-            f"{', '.join(sorted(_KEYS - {'url', 'sha256'}))}; {_FORM}"
+            f"{', '.join(sorted(_KEYS - {'url', 'sha256'}))}; {_SYNTAX}"
         )
     if digest is None or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-        raise ValueError(f"{place}: sha256 must be 64 hexadecimal digits; {_FORM}")
+        raise ValueError(f"{place}: sha256 must be 64 hexadecimal digits; {_SYNTAX}")
     if size is not None and (type(size) is not int or size < 1):
         raise ValueError(f"{yaml.where(*key, 'bytes')}: bytes must be the size of the archive, found {size!r:.40}")
     if entry.get("form", "yolo") not in _FORMS:
@@ -151,22 +151,22 @@ def fetch_into(
         raise ValueError(f"{archives[0].place}: {printable(root)} is outside {places}; correct `path` in the yaml")
     store = root.with_name(f".{root.name}.download")
     store.mkdir(parents=True, exist_ok=True)
-    everything = Fetched(Unpacked(), [])
+    fetched = Fetched(Unpacked(), [])
     try:
         with tempfile.TemporaryDirectory(prefix="unpacked-", dir=store) as scratch:
             content = Path(scratch) / "content"
             content.mkdir()
             for archive in archives:
                 found = _unpacked(archive, _fetched(archive, store), content, root.name, class_names)
-                everything.unpacked.files += found.unpacked.files
-                everything.unpacked.skipped += found.unpacked.skipped
-                everything.problems += found.problems
+                fetched.unpacked.files += found.unpacked.files
+                fetched.unpacked.skipped += found.unpacked.skipped
+                fetched.problems += found.problems
             _move(content, root, archives[0])
     except BaseException:
         _remove_unless_archives(store)
         raise
     shutil.rmtree(store)
-    return everything
+    return fetched
 
 
 def _fetched(archive: Archive, store: Path) -> Path:

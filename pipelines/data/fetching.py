@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 40
 ATTEMPTS = 5
 """How often a broken connection is resumed, as long as there is progress."""
 _TIMEOUT_SECONDS = 30.0
-_NO_HEADERS = "no complete answer in time"
+_NO_HEADERS = "no complete response in time"
 _PATIENCE_SECONDS, _SLOWEST_BYTES_PER_SECOND = 30.0, 1000
 _CHUNK_BYTES = 1 << 20
 _KEPT_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"

@@ -123,7 +123,7 @@ def inspect_image(path: Path | str) -> ImageFacts:
         raise UnusableImageError(f"cannot be decoded: {reason}") from None
 
 
-def _unsupported(mode: str) -> str:
+def _unsupported_reason(mode: str) -> str:
     return f"pixels of type {mode!r}; 8-bit and 16-bit images are supported"
 
 
@@ -135,10 +135,10 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
     try:
         with Image.open(file, formats=_PILLOW_FORMATS) as image:
             width, height = image.size
-            turned = image.format != "TIFF" and _orientation(image) >= 5
+            swaps_sides = image.format != "TIFF" and _orientation(image) >= 5
     except Exception:  # Pillow's readers may raise any exception for damaged files
         return None
-    return (height, width) if turned else (width, height)
+    return (height, width) if swaps_sides else (width, height)
 
 
 def size_mismatch(annotated: tuple[int, int], actual: tuple[int, int]) -> tuple[Severity, str]:
@@ -173,7 +173,7 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         UnusableImageError: its pixels are 32-bit numbers, whose range is unknown.
     """
     if image.mode in _RANGELESS_MODES:
-        raise UnusableImageError(_unsupported(image.mode))
+        raise UnusableImageError(_unsupported_reason(image.mode))
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
@@ -209,7 +209,7 @@ def _inspect(image: Image.Image, content: bytes, plain: PlainJpeg | None) -> Ima
     if min(width, height) < MIN_SIDE_PX:
         raise UnusableImageError(f"{width} x {height} px, smaller than {MIN_SIDE_PX} px")
     if mode not in _MODES:
-        raise UnusableImageError(_unsupported(mode))
+        raise UnusableImageError(_unsupported_reason(mode))
     _reject_many_scans(kind, content, width * height)
     bits = _bits_per_channel(image, kind, content)
     if kind == "jpeg":

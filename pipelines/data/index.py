@@ -147,6 +147,11 @@ def index_images(
     index = scan_images(
         sources, class_names, cache_dir=cache_dir, single_class=single_class, workers=workers, progress=progress
     )
+    _require_usable(index, sources, strict=strict)
+    return index
+
+
+def _require_usable(index: ImageIndex, sources: Sequence[Path], *, strict: bool) -> None:
     for problem in index.problems:
         if problem.code == "class-range":
             place = f"{printable(problem.file)}:{problem.line}"
@@ -160,7 +165,6 @@ def index_images(
     if strict and index.problems:
         first = f"{index.problems[0]}"
         raise ValueError(f"strict: {quantity(len(index.problems), 'problem')} in the data set; first: {first}")
-    return index
 
 
 def scan_images(

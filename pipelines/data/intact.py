@@ -32,7 +32,7 @@ def is_intact(content: bytes, kind: str, orientation: int) -> bool:
         kind: "jpeg", "cmyk-jpeg", "png" or "webp"; other containers are not checked.
         orientation: the orientation found by Pillow, 1 ... 8.
     """
-    walk = _WALKS.get(kind)
+    walk = _EXIF_READERS.get(kind)
     if walk is None:
         return True
     try:
@@ -128,7 +128,7 @@ def _require(condition: bool) -> None:
         raise _NotIntactError
 
 
-_WALKS: dict[str, Callable[[bytes], list[bytes]]] = {
+_EXIF_READERS: dict[str, Callable[[bytes], list[bytes]]] = {
     "jpeg": _jpeg_exif_blocks,
     "cmyk-jpeg": _jpeg_exif_blocks,
     "png": _png_exif_blocks,

@@ -224,5 +224,5 @@ def _capped(problems: Sequence[Problem], file: Path) -> tuple[Problem, ...]:
     rest = problems[MAX_REPORTS_PER_FILE:]
     # One problem represents the rest, with the most severe kind: a class out of range stops a training run.
     heaviest = max(rest, key=lambda problem: (problem.code == "class-range", problem.severity == "error"))
-    text = f"{heaviest.text}; and {len(rest) - 1} more bad or repeated rows in this file"
+    text = f"{heaviest.text}; and {len(rest) - 1} more invalid or repeated rows in this file"
     return (*problems[:MAX_REPORTS_PER_FILE], replace(heaviest, text=text))

@@ -18,7 +18,7 @@ STREAM_PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 55
 """URL schemes supported by FFmpeg, with their default ports."""
 TIMEOUT_SECONDS = 10.0
 """Time limit for opening a stream, and for its next frame."""
-_PULLED = ("http://", "https://")
+_HTTP_SCHEMES = ("http://", "https://")
 """Schemes whose servers send as fast as the client reads."""
 _TICK_SECONDS = 0.2
 """Interval at which a waiting reader checks for a stop request."""
@@ -57,16 +57,16 @@ class LiveVideo:
         self._address, self._name = address, shown_address(address)
         require_opencv(address if address.isdecimal() else self._name)
         self._capture = _camera(int(address)) if address.isdecimal() else _stream(address, self._name)
-        there, first = self._capture.read()
-        if not there:
+        success, first = self._capture.read()
+        if not success:
             self._capture.release()
             raise OSError(f"{self._name}: opened, but no frame was received")
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
         self.ended, self.broke_off = "", False
-        self._is_recording = address.lower().startswith(_PULLED) and frame_count(self._capture) > 0
-        self._number, self._wanted, self._newest = 1, 1, first
-        self._news, self._closing = threading.Condition(), False
+        self._is_recording = address.lower().startswith(_HTTP_SCHEMES) and frame_count(self._capture) > 0
+        self._number, self._next_number, self._newest = 1, 1, first
+        self._frame_changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._read, name="graph-train-live", daemon=True)
         self._thread.start()
 
@@ -78,13 +78,13 @@ class LiveVideo:
             stopped: polled while waiting; a true result ends the frames.
         """
         while not stopped():
-            with self._news:
-                self._news.wait_for(lambda: self._number >= self._wanted or self.ended, _TICK_SECONDS)
+            with self._frame_changed:
+                self._frame_changed.wait_for(lambda: self._number >= self._next_number or self.ended, _TICK_SECONDS)
                 number, frame = self._number, self._newest
-                is_new, ended = number >= self._wanted, bool(self.ended)
+                is_new, ended = number >= self._next_number, bool(self.ended)
                 if is_new:
-                    self._wanted = number + every
-                    self._news.notify_all()
+                    self._next_number = number + every
+                    self._frame_changed.notify_all()
             if is_new:
                 yield number, np.ascontiguousarray(frame[..., ::-1])
             elif ended:
@@ -92,26 +92,26 @@ class LiveVideo:
 
     def _read(self) -> None:
         while not self._closing:
-            with self._news:
-                if self._is_recording and self._number >= self._wanted:
-                    self._news.wait(_TICK_SECONDS)
+            with self._frame_changed:
+                if self._is_recording and self._number >= self._next_number:
+                    self._frame_changed.wait(_TICK_SECONDS)
                     continue
             started = time.monotonic()
-            there, frame = self._capture.read()
-            if not there:
+            success, frame = self._capture.read()
+            if not success:
                 stalled = time.monotonic() - started > TIMEOUT_SECONDS / 2
                 reason = f"sent no frame for {TIMEOUT_SECONDS:.0f} s" if stalled else self._failure()
                 self.broke_off = bool(reason)
                 reason = reason or "ended"
             elif (frame.shape[1], frame.shape[0]) != self.size:
-                there, reason = False, f"changed its size from {self.size[0]}x{self.size[1]} px; start again"
-            with self._news:
-                if there:
+                success, reason = False, f"changed its size from {self.size[0]}x{self.size[1]} px; start again"
+            with self._frame_changed:
+                if success:
                     self._number, self._newest = self._number + 1, frame
                 else:
                     self.ended = f"{reason} after frame {self._number}"
-                self._news.notify_all()
-            if not there:
+                self._frame_changed.notify_all()
+            if not success:
                 return
 
     def _failure(self) -> str:
@@ -136,8 +136,8 @@ class LiveVideo:
 def _camera(number: int) -> Any:
     device = Path(f"/dev/video{number}")
     if not device.exists():
-        there = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
-        raise OSError(f"camera {number}: there is no {device}; available cameras: {there or 'none'}")
+        available = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
+        raise OSError(f"camera {number}: there is no {device}; available cameras: {available or 'none'}")
     cv2 = _quiet_opencv()
     capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
     if not capture.isOpened():
@@ -152,7 +152,7 @@ def _stream(address: str, name: str) -> Any:
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
-        raise OSError(f"{name}: connected, but there is no video; check the path and whether a password is needed")
+        raise OSError(f"{name}: connected, but no video was received; check the path and whether a password is needed")
     return capture
 
 

@@ -45,6 +45,20 @@ class GraphSettings:
     decoded: bool = False
     quad: bool = False
 
+    @staticmethod
+    def without_warp(*, batch_size: int, threads: int, backend: Backend, decoded: bool) -> "GraphSettings":
+        """Return the settings for views of one image without warp, as in validation and prediction."""
+        return GraphSettings(
+            slots=1,
+            warp=False,
+            paste=False,
+            batch_size=batch_size,
+            threads=threads,
+            backend=backend,
+            finish=backend.gpu is not None,
+            decoded=decoded,
+        )
+
     @property
     def joins(self) -> bool:
         """Whether outputs are batch images joined from quarters, rather than views."""

@@ -51,16 +51,16 @@ class HandOff:
     """
 
     def __init__(self) -> None:
-        self._under_way: DeviceCopy | None = None
+        self._current: DeviceCopy | None = None
 
     def take(self, source: DrawnImages) -> Any:
         """Start a copy to a OneFlow tensor (B, 3, H, W) uint8 and return it, after waiting for the previous copy."""
         self.finish()
-        self._under_way = DeviceCopy(source)
-        return self._under_way.images
+        self._current = DeviceCopy(source)
+        return self._current.images
 
     def finish(self) -> None:
         """Wait for the current copy, if there is one, and release its memory."""
-        if self._under_way is not None:
-            self._under_way.wait()
-            self._under_way = None
+        if self._current is not None:
+            self._current.wait()
+            self._current = None

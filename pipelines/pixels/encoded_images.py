@@ -20,8 +20,8 @@ _DALI_DECODES = {"jpeg": ("RGB", "L"), "png": ("RGB", "L"), "bmp": ("RGB",), "we
 
 def needs_host_decoding(form: ImageFormat) -> bool:
     """Return whether Pillow must decode it (CMYK, palettes, alpha, 16 bits, damage), as DALI would differ or fail."""
-    turned = form.orientation != 1 and form.kind != "jpeg"
-    return turned or not form.intact or form.bits != 8 or form.mode not in _DALI_DECODES.get(form.kind, ())
+    is_rotated = form.orientation != 1 and form.kind != "jpeg"
+    return is_rotated or not form.intact or form.bits != 8 or form.mode not in _DALI_DECODES.get(form.kind, ())
 
 
 def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
@@ -74,7 +74,7 @@ class ImageBytes:
         self._paths, self._sizes = index.paths, index.sizes_wh
         self._file_bytes = index.formats.file_bytes
         self._on_host = index.formats.where(needs_host_decoding)
-        self._turned = index.formats.where(lambda form: form.orientation >= 5)
+        self._swaps_sides = index.formats.where(lambda form: form.orientation >= 5)
 
     def __getitem__(self, number: int) -> np.ndarray:
         """Return the encoded image, (bytes,) uint8."""
@@ -89,7 +89,7 @@ class ImageBytes:
                 f"{printable(path)}: can no longer be read ({reason}); check whether it was moved or changed"
             ) from error
         expected = self._sizes[number]
-        stored = expected[::-1] if self._turned[number] else expected
+        stored = expected[::-1] if self._swaps_sides[number] else expected
         if len(content) != self._file_bytes[number] or stored_size(content) != stored:
             found = upright_size(io.BytesIO(content))
             if found is None:  # DALI would try for minutes with an image that claims gigapixels

@@ -76,7 +76,7 @@ def test_documents_and_claims_are_not_empty() -> None:
         ("epochs best-epoch metrics/mAP_0.5", 0.4),
     ],
 )
-def test_statistics(results: Path, source: str, expected: float) -> None:
+def test_statistics_known_values(results: Path, source: str, expected: float) -> None:
     assert number_of(source, FILES, results) == pytest.approx(expected)
 
 

@@ -110,7 +110,7 @@ def end_when_overdue(table: Table, seconds: float) -> None:
     """End the process and its commands, with the table so far, if it exceeds its time."""
 
     def end() -> None:
-        table.add_all([Line("kit", "all stages", "FAIL", seconds, f"no end after {seconds:.0f} s")])
+        table.add_all([Line("kit", "all stages", "FAIL", seconds, f"did not finish within {seconds:.0f} s")])
         end_all()
         os._exit(table.finish())
 

@@ -36,7 +36,7 @@ class StageBudget:
 
     def spent(self) -> str:
         """Return the message of a skipped case that has no time left."""
-        return f"the time of the stage {self.stage!r} is used up"
+        return f"no time is left for the stage {self.stage!r}"
 
 
 UNLIMITED = StageBudget("kernels", math.inf)

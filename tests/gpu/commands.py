@@ -55,7 +55,7 @@ def run_command(budget: StageBudget, name: str, command: Sequence[str], *, longe
     code, printed, errors = _run(command, left)
     seconds, output = time.monotonic() - start, "\n".join([*printed, *errors])[-_MAX_OUTPUT_CHARACTERS:]
     if code is None:
-        return Line(stage, name, "FAIL", seconds, f"no end after {left:.0f} s; {budget.spent()}", output)
+        return Line(stage, name, "FAIL", seconds, f"did not finish within {left:.0f} s; {budget.spent()}", output)
     if code == _NO_TESTS_COLLECTED and "pytest" in command:
         return Line(stage, name, "SKIP", seconds, "no such tests")
     if code:

@@ -35,7 +35,7 @@ def run_case(device: Device, name: str, case: Callable[[Device], Launched]) -> L
         return Line("kernels", name, "FAIL", time.monotonic() - start, f"{type(error).__name__}: {error}")
     speed = "" if duration is None else f"{duration:.1f} us, {launched.bytes_moved / duration / 1000:.0f} GB/s"
     if worst > 0:
-        return Line("kernels", name, "FAIL", time.monotonic() - start, f"beyond the bound by {worst:.3g}; {speed}")
+        return Line("kernels", name, "FAIL", time.monotonic() - start, f"exceeds the bound by {worst:.3g}; {speed}")
     return Line("kernels", name, "PASS", time.monotonic() - start, speed)
 
 

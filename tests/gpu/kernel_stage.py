@@ -133,7 +133,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
 def _exit_description(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     code = _exit_code(process)
     if code is None:
-        return f"no end after {CASE_SECONDS:.0f} s, or when the time of the stage was used up"
+        return f"did not finish within {CASE_SECONDS:.0f} s, or within the time of the stage"
     errors.seek(0)
     printed = errors.read().decode(errors="replace").strip().splitlines()
     return f"the process ended with exit code {code}: {printed[-1] if printed else 'no message'}"

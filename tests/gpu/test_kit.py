@@ -255,7 +255,7 @@ def test_failing_kernel_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch
     assert list(found) == names
     assert {name for name, (result, _) in found.items() if result == "PASS"} == set("abcd")
     assert found["dies"][1] == "the process ended with exit code 7: illegal instruction"
-    assert found["hangs"][1].startswith("no end after 10 s")
+    assert found["hangs"][1].startswith("did not finish within 10 s")
 
 
 def test_unusable_gpu_is_tried_once() -> None:
@@ -270,7 +270,7 @@ def test_kernels_without_time_left_fail(monkeypatch: pytest.MonkeyPatch) -> None
     clock = Clock()
     budget = StageBudget("kernels", clock.now, clock)
     (line,) = kernel_stage.run_in_processes(budget, [sys.executable, "-c", _PROCESS], ["a"])
-    assert (line.name, line.result, line.note) == ("a", "FAIL", "the time of the stage 'kernels' is used up")
+    assert (line.name, line.result, line.note) == ("a", "FAIL", "no time is left for the stage 'kernels'")
 
 
 def test_large_cases_name_existing_kernels() -> None:
@@ -282,10 +282,10 @@ def test_command_times_out_with_its_stage(tmp_path: Path) -> None:
     clock = Clock()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     late = run_command(StageBudget("training", clock.now + 0.3, clock), "one", sleep)
-    assert (late.result, late.note) == ("FAIL", "no end after 0 s; the time of the stage 'training' is used up")
+    assert (late.result, late.note) == ("FAIL", "did not finish within 0 s; no time is left for the stage 'training'")
     touch = [sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"]
     never = run_command(StageBudget("training", clock.now, clock), "two", touch)
-    assert (never.result, never.note) == ("FAIL", "the time of the stage 'training' is used up")
+    assert (never.result, never.note) == ("FAIL", "no time is left for the stage 'training'")
     assert not (tmp_path / "started").exists()
 
 
@@ -361,7 +361,7 @@ def test_hanging_kernel_ends_kit_with_table(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     first, last, count = ran.stdout.splitlines()
-    assert first.startswith("PASS  kernels") and last.endswith("no end after 0 s")
+    assert first.startswith("PASS  kernels") and last.endswith("did not finish within 0 s")
     assert count == "2 lines, 1 failed"
 
 

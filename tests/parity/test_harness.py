@@ -39,11 +39,13 @@ def test_empty_report_is_not_ok() -> None:
         ([], [], 0.0, 0.0, True),
     ],
 )
-def test_close(actual: list[float], expected: list[float], rtol: float, atol: float, agree: bool) -> None:
+def test_close_accepts_values_within_tolerance(
+    actual: list[float], expected: list[float], rtol: float, atol: float, agree: bool
+) -> None:
     assert close(actual, expected, rtol=rtol, atol=atol) == agree
 
 
-def test_exact() -> None:
+def test_exact_rejects_any_difference() -> None:
     report = Report()
     for actual, expected in (([1, 2], [1, 2]), (["a"], ["a"]), ([True], [1])):
         report.exact("same", actual, expected)
@@ -56,7 +58,7 @@ def test_exact() -> None:
 @pytest.mark.parametrize(
     ("actual", "agree"), [([3.0, 4.0], True), ([3.0, 4.05], True), ([3.0, 4.06], False), ([NAN, 4.0], False)]
 )
-def test_relative_length(actual: list[float], agree: bool) -> None:
+def test_relative_l2_limits_length_of_difference(actual: list[float], agree: bool) -> None:
     report = Report()
     report.relative_l2("x", actual, [3.0, 4.0], limit=0.0101)
     assert report.ok == agree

@@ -16,15 +16,15 @@ from kernels.plugin import load_plugin
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import index_images
 from pipelines.pixels.image_cache import CacheKind
+from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
 
 
 def main(images: Path, folder: Path, epochs: int, *, cache: CacheKind | None, batches: int) -> None:
     load_plugin("auto")
     index = index_images([images], ("a", "b", "c"), cache_dir=folder)
-    pipeline = TrainPipeline(
-        index, AugmentConfig(), batch_size=16, image_px=320, seed=0, workers=2, cache=cache, cache_dir=folder
-    )
+    settings = BatchSettings(batch_size=16, image_px=320, workers=2, cache=cache, cache_dir=folder)
+    pipeline = TrainPipeline(index, AugmentConfig(), settings, seed=0)
     resident = []
     for epoch in range(epochs):
         for number, _ in enumerate(pipeline.epoch(epoch), 1):

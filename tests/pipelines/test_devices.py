@@ -1,5 +1,6 @@
 """Pipelines decode and render on their given device, so that each rank uses its own GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline
 from pipelines.pixels.decoding import TileDecoder, dali_can_decode
 from pipelines.predict import FrameBatches, ImageBatches, PredictSettings
+from pipelines.settings import BatchSettings
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from pipelines.val import ValPipeline
@@ -41,12 +43,12 @@ def built_devices(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
 @pytest.mark.parametrize("number", [0, 1, 7])
 def test_every_pipeline_uses_its_own_gpu(index: ImageIndex, built_devices: list[int | None], number: int) -> None:
     device = f"cuda:{number}"
-    sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1, "device": device}
+    settings = BatchSettings(batch_size=4, image_px=64, workers=1, device=device)
     predict = PredictSettings((64, 64), stride=32, batch_size=2, workers=1, device=device)
     for pipeline in (
-        TrainPipeline(index, AugmentConfig(), seed=0, **sizes),
-        TrainPipeline(index, AugmentConfig(degrees=5, quad=True), seed=0, cache="ram", **sizes),
-        ValPipeline(index, **sizes),
+        TrainPipeline(index, AugmentConfig(), settings, seed=0),
+        TrainPipeline(index, AugmentConfig(degrees=5, quad=True), replace(settings, cache="ram"), seed=0),
+        ValPipeline(index, settings),
         ImageBatches(index, predict),
         FrameBatches(Path("video.mp4"), (64, 48), predict),
     ):
@@ -55,8 +57,8 @@ def test_every_pipeline_uses_its_own_gpu(index: ImageIndex, built_devices: list[
 
 
 def test_cpu_pipeline_uses_no_gpu(index: ImageIndex, built_devices: list[int | None]) -> None:
-    sizes: dict[str, Any] = {"batch_size": 4, "image_px": 64, "workers": 1}
-    TrainPipeline(index, AugmentConfig(degrees=5), seed=0, **sizes).close()
+    settings = BatchSettings(batch_size=4, image_px=64, workers=1)
+    TrainPipeline(index, AugmentConfig(degrees=5), settings, seed=0).close()
     assert built_devices == [None]
 
 
@@ -91,4 +93,4 @@ def test_images_are_retested_on_failing_gpu(built_devices: list[int | None], mon
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
 def test_device_without_ordinal_raises(index: ImageIndex, device: str) -> None:
     with pytest.raises(ValueError, match="must be 'cpu' or 'cuda:N'"):
-        ValPipeline(index, batch_size=1, image_px=64, workers=1, device=device)
+        ValPipeline(index, BatchSettings(batch_size=1, image_px=64, workers=1, device=device))

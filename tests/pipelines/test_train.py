@@ -15,6 +15,7 @@ from pipelines.batches import Batch
 from pipelines.data.columns import ImageFormats, ImagePaths, Polygons, RowGroups
 from pipelines.data.images import inspect_image
 from pipelines.data.index import ImageIndex
+from pipelines.settings import BatchSettings
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import blended_hits, label_hits, rendered_index, unlabelled_patches
@@ -36,9 +37,9 @@ def make(index: ImageIndex) -> Iterator[Make]:
     made: list[TrainPipeline] = []
 
     def build(augment: AugmentConfig = GEOMETRY_ONLY, **changes: object) -> TrainPipeline:
-        settings: dict[str, object] = {"batch_size": 8, "image_px": 256, "seed": 3, "workers": 2}
-        given = settings | changes
-        made.append(TrainPipeline(given.pop("index", index), augment, **given))  # type: ignore[arg-type]
+        images, seed = changes.pop("index", index), changes.pop("seed", 3)
+        settings = replace(BatchSettings(batch_size=8, image_px=256, workers=2), **changes)  # type: ignore[arg-type]
+        made.append(TrainPipeline(images, augment, settings, seed=seed))  # type: ignore[arg-type]
         return made[-1]
 
     yield build

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from pipelines.augmentation.rendering import placed_image
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
+from pipelines.settings import BatchSettings
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 from tests.pipelines.pixels.test_canvas_graph import as_numpy, of_kind
@@ -31,9 +33,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 def make(index: ImageIndex) -> Iterator[Make]:
     made: list[ValPipeline] = []
 
-    def build(**changes: object) -> ValPipeline:
-        settings: dict[str, object] = {"batch_size": 4, "image_px": 320, "workers": 2}
-        made.append(ValPipeline(index, **(settings | changes)))  # type: ignore[arg-type]
+    def build(*, rect: bool = True, **changes: object) -> ValPipeline:
+        settings = replace(BatchSettings(batch_size=4, image_px=320, workers=2), **changes)  # type: ignore[arg-type]
+        made.append(ValPipeline(index, settings, rect=rect))
         return made[-1]
 
     yield build
@@ -123,7 +125,7 @@ def test_border_is_grey(make: Make) -> None:
 
 def test_real_photos(bccd: Path, tmp_path: Path) -> None:
     index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
-    pipeline = ValPipeline(index, batch_size=32, image_px=320, workers=2)
+    pipeline = ValPipeline(index, BatchSettings(batch_size=32, image_px=320, workers=2))
     batches = list(pipeline)
     pipeline.close()
     assert sum(len(b.labels) for b in batches) == index.num_boxes
@@ -159,9 +161,10 @@ def test_gpu_renders_same_images(tmp_path: Path, kind: str, monkeypatch: pytest.
     """Compare as for training (`test_canvas_graph.py`), on the CPU without our filter, which DALI lacks."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(rendered_index(tmp_path, images=14), kind)
-    on_gpu = ValPipeline(index, batch_size=4, image_px=128, workers=2, device="cuda:0")
+    settings = BatchSettings(batch_size=4, image_px=128, workers=2)
+    on_gpu = ValPipeline(index, replace(settings, device="cuda:0"))
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
-    on_cpu = ValPipeline(index, batch_size=4, image_px=128, workers=2)
+    on_cpu = ValPipeline(index, settings)
     for one, other in zip(on_gpu, on_cpu, strict=True):
         difference = np.abs(as_numpy(one.images).astype(int) - as_numpy(other.images))
         assert difference.mean() <= mean

@@ -105,10 +105,10 @@ def _check_suppression(
     confidences = (predictions[..., 5:] * predictions[..., 4:5]).max(axis=2)
     rank = min(_CANDIDATES, confidences.shape[1]) - 1
     low = float(np.sort(confidences, axis=1)[:, ::-1][:, rank].min())
-    eased = replace(suppression, conf_thres=min(max(low, 0.0), suppression.conf_thres))
-    session = OnnxSession(build_onnx(network, replace(settings, suppression=eased), keep_predictions=True))
+    lowered = replace(suppression, conf_thres=min(max(low, 0.0), suppression.conf_thres))
+    session = OnnxSession(build_onnx(network, replace(settings, suppression=lowered), keep_predictions=True))
     found = session(_noise(network, settings)[-1])
-    expected = non_max_suppression(found[PREDICTIONS], eased)
+    expected = non_max_suppression(found[PREDICTIONS], lowered)
     for image, rows in enumerate(expected):
         count = int(found[COUNTS][image])
         if count != len(rows) or largest_difference(found[DETECTIONS][image, :count], rows) > TOLERANCE:

@@ -88,17 +88,17 @@ def write_suppression(
     """
     corners, confidence, category = _candidates(writer, predictions, classes)
     as_number = writer.add("Cast", [category], "class", to=_FLOAT)
-    apart = corners
+    shifted = corners
     if not settings.agnostic:
         shift = writer.add("Mul", [as_number, writer.constant(CLASS_SHIFT_PX, "class_shift")], "shift")
-        apart = writer.add("Add", [corners, shift], "apart")
+        shifted = writer.add("Add", [corners, shift], "apart")
     scores = writer.add("Transpose", [confidence], "scores", perm=[0, 2, 1])
     limits = [
         writer.constant([settings.max_det], "max_det", np.int64),
         writer.constant([settings.iou_thres], "iou_thres"),
         writer.constant([settings.conf_thres], "conf_thres"),
     ]
-    chosen = writer.add("NonMaxSuppression", [apart, scores, *limits], "chosen")
+    chosen = writer.add("NonMaxSuppression", [shifted, scores, *limits], "chosen")
     place = writer.part(chosen, "place", axis=1, start=0, end=3, step=2)
     by_box = writer.reshaped(confidence, [0, -1], "by_box")
     nothing = writer.add("Mul", [by_box, writer.constant(0.0, "zero")], "nothing")

@@ -33,7 +33,7 @@ class GraphWriter:
         self._nodes: list[NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._tensors: list[TensorProto] = []
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -107,7 +107,7 @@ class GraphWriter:
     def _unused(self, name: str) -> str:
         wanted = ".".join([*self._scopes, name])
         unused, number = wanted, 2
-        while unused in self._taken:
+        while unused in self._used_names:
             unused, number = f"{wanted}_{number}", number + 1
-        self._taken.add(unused)
+        self._used_names.add(unused)
         return unused

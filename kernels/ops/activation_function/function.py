@@ -25,7 +25,7 @@ def activate(x: Tensor, function: str, parameter: float = 0.0) -> Tensor:
     Returns:
         The shape and type of x.
     Raises:
-        ValueError: another function.
+        ValueError: unknown function.
     """
     if function not in FUNCTIONS:
         raise ValueError(f"activation function {function}: must be one of {', '.join(FUNCTIONS)}")

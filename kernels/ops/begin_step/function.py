@@ -8,7 +8,7 @@ from kernels.framework.in_place import subtract
 from kernels.runtime import Tensor, flow
 
 UPDATED = 1
-"""Index in the result of `update_parameters` that tells whether the weights were updated."""
+"""Index of the entry of `update_parameters`' result that is 1 if the weights were updated."""
 
 
 def begin_step(
@@ -45,6 +45,6 @@ def begin_step_reference(
     with flow.no_grad():
         row = flow.where(previous[UPDATED : UPDATED + 1] > 0.5, rows[0], rows[1])
         share, values = row[-1:], flow.cat(list(current), dim=0)
-        # Not a product with a share of 0: a temporary infinity would stay forever.
+        # `where` for a share of 0, because 0 * infinity is NaN, which would stay in the average forever.
         subtract(average, (average - flow.where(share > 0, values, average)) * share)
     return row[:size], row[size:]

@@ -47,7 +47,7 @@ def test_peer_has_same_loss(both: tuple[dict[str, Any], ...]) -> None:
     assert theirs["loss_parts"] == pytest.approx(ours["loss_parts"], rel=1e-4)
 
 
-def test_peer_trains_alike(both: tuple[dict[str, Any], ...]) -> None:
+def test_peer_trains_like_ours(both: tuple[dict[str, Any], ...]) -> None:
     """Later losses depend on gradients, clipping, parameter groups and momentum."""
     ours, theirs = both
     assert len(ours["losses"]) == STEPS

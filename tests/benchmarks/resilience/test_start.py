@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.machine import PROJECT_FOLDER
-from benchmarks.resilience.start import OTHER, PREDICTION, THIS, TRAINING, _Start, tables
+from benchmarks.resilience.start import OTHER_CHECKOUT, PREDICTION, THIS_CHECKOUT, TRAINING, _Start, tables
 
 FLAGS = argparse.Namespace(threads=1)
 
@@ -34,16 +34,16 @@ def test_ratios_are_computed_within_turns() -> None:
     ratio = {"median": 2.0, "lower_quartile": 1.5, "upper_quartile": 2.5}
     body: dict[str, Any] = {
         "rows": [
-            row(TRAINING, THIS, [1.0, 3.0, 2.0]),
-            row(TRAINING, OTHER, [2.0, 4.0, 6.0]),
-            row(PREDICTION, THIS, [1]),
+            row(TRAINING, THIS_CHECKOUT, [1.0, 3.0, 2.0]),
+            row(TRAINING, OTHER_CHECKOUT, [2.0, 4.0, 6.0]),
+            row(PREDICTION, THIS_CHECKOUT, [1]),
         ],
         "speedups": {TRAINING: {"seconds": ratio, "processor_seconds": ratio}},
         "other_commit": "abc",
         "environment": {"PYTHONDONTWRITEBYTECODE": "1"},
     }
     (table,) = tables(body)
-    assert table.rows[0] == (TRAINING, THIS, "2", "1.5–2.5", "4", "2.00 (1.50–2.50)", "2.00 (1.50–2.50)")
+    assert table.rows[0] == (TRAINING, THIS_CHECKOUT, "2", "1.5–2.5", "4", "2.00 (1.50–2.50)", "2.00 (1.50–2.50)")
     assert table.rows[1][5:] == table.rows[2][5:] == ("–", "–")
     assert any("abc" in note for note in table.notes)
     assert any("PYTHONDONTWRITEBYTECODE" in note for note in table.notes)

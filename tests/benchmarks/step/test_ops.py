@@ -9,7 +9,7 @@ import yaml
 from benchmarks.cli import main
 from benchmarks.harness.results import read_result
 from benchmarks.harness.workers import Worker
-from benchmarks.step.ops import NO_KERNEL, NOTHING, OWN, PLUGIN, computed_by
+from benchmarks.step.ops import NO_CODE, NO_KERNEL, ONEFLOW, PLUGIN, computed_by
 from benchmarks.step.ops_worker import launches_by_part
 from kernels.framework.coverage import uncovered_ops
 
@@ -17,8 +17,8 @@ from kernels.framework.coverage import uncovered_ops
 def test_op_owner() -> None:
     covered = frozenset({"concat", "graph_train_convolution"})
     assert computed_by("concat", covered) == computed_by("graph_train_convolution", covered) == PLUGIN
-    assert computed_by("where", covered) == OWN
-    assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NOTHING
+    assert computed_by("where", covered) == ONEFLOW
+    assert computed_by("reshape", covered) == computed_by("variable_conf", covered) == NO_CODE
     assert computed_by("graph_train_bbox_iou", covered) == NO_KERNEL
     ops = ("where", "concat", "graph_train_bbox_iou", "identity", "tick_conf")
     assert uncovered_ops(ops, covered) == ["graph_train_bbox_iou", "where"]

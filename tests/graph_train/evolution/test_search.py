@@ -50,19 +50,13 @@ def test_constrained_known_values() -> None:
     }
 
 
-def test_single_parent_is_one_of_best_five() -> None:
+def test_parent_is_one_of_best_five() -> None:
     rows = _rows(0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.05)
     rng = np.random.default_rng(0)
-    drawn = [int(choose_parent(rows, "single", rng)[-2]) for _ in range(2000)]
+    drawn = [int(choose_parent(rows, rng)[-2]) for _ in range(2000)]
     assert set(drawn) <= {1, 2, 3, 4, 5}
     # weights are 0.7, 0.3, 0.2, 0.1, 0 (less 1e-6): the best of them in 7 of 13 draws, +- 4 deviations
     assert abs(drawn.count(1) / 2000 - 7 / 13) < 0.045
-
-
-def test_weighted_parent_known_values() -> None:
-    # fitness 0.3 and 0.1: weights 0.2 and 0 (plus 1e-6)
-    parent = choose_parent(_rows(0.3, 0.1), "weighted", np.random.default_rng(0))
-    np.testing.assert_allclose(parent[-2:], [0.0, 100.0], atol=1e-4)
 
 
 @given(seed=st.integers(0, 2**32))

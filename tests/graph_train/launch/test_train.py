@@ -25,7 +25,7 @@ def test_network_for_grey_images_is_rejected(runner: TrainingRunner) -> None:
 
 
 def test_freezing_all_layers_raises(runner: TrainingRunner) -> None:
-    with pytest.raises(ValueError, match="--freeze 10: all 10 layers; freeze fewer"):
+    with pytest.raises(ValueError, match="--freeze 10: freezes all 10 layers; freeze fewer"):
         runner.train(freeze=10)
 
 

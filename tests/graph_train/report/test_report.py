@@ -348,5 +348,5 @@ def test_many_classes_and_no_epochs(finished: FinishedRun, tmp_path: Path) -> No
     empty["results"] = {key: [] for key in content["results"]}
     (tmp_path / "empty.html").write_text(render(empty), encoding="utf-8")
     with opened(tmp_path / "empty.html") as shown:
-        assert "No epoch is finished yet" in shown.page.locator("#curves").inner_text()
+        assert "No epoch has finished yet" in shown.page.locator("#curves").inner_text()
         assert shown.errors == []

@@ -43,8 +43,7 @@ def parameters(run: object) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in run.state.network.named_parameters()}  # type: ignore[attr-defined]
 
 
-# --- network and optimizer
-# -----------------------------------------------------------------------------------------------
+# --- network and optimizer -------------------------------------------------------------------------------------------
 
 
 def weights(runner: TrainingRunner, baseline: FinishedRun) -> None:
@@ -173,8 +172,7 @@ def strict(runner: TrainingRunner, baseline: FinishedRun) -> None:
         runner.assemble(data=path, strict=True)
 
 
-# --- schedule
-# -----------------------------------------------------------------------------------------------------------
+# --- schedule --------------------------------------------------------------------------------------------------------
 
 
 def hyp(runner: TrainingRunner, baseline: FinishedRun) -> None:

@@ -52,7 +52,7 @@ PERFECT = ((0, 0, 20, 20, 10, 10, 0.9), (0, 1, 40, 40, 20, 20, 0.8), (1, 1, 32, 
 
 
 def test_perfect_detector() -> None:
-    result = validate(Oracle(*PERFECT), [BATCH], NAMES, progress=False)
+    result = validate(Oracle(*PERFECT), [BATCH], NAMES)
     assert result.means == pytest.approx((1, 1, 0.995, 0.995))
     assert result.fitness == pytest.approx(0.995)
     assert result.maps == pytest.approx([0.995, 0.995])
@@ -63,7 +63,7 @@ def test_perfect_detector() -> None:
 
 def test_boxes_are_in_file_pixels() -> None:
     seen: list[ImageDetections] = []
-    validate(Oracle(*PERFECT), [BATCH], NAMES, progress=False, on_image=seen.append)
+    validate(Oracle(*PERFECT), [BATCH], NAMES, on_image=seen.append)
     assert [(image.path, image.image_hw) for image in seen] == [
         (Path("data/a.jpg"), (128, 128)),
         (Path("data/b.jpg"), (128, 64)),
@@ -77,55 +77,55 @@ def test_boxes_are_in_file_pixels() -> None:
 def test_boxes_are_clipped_to_file_before_matching() -> None:
     # The detection reaches into the border on the left; clipped it equals the label.
     batch = Batch(labels_of((1, 0, 20, 32, 8, 8)))
-    result = validate(Oracle((1, 0, 16, 32, 16, 8, 0.9)), [batch], NAMES, progress=False)
+    result = validate(Oracle((1, 0, 16, 32, 16, 8, 0.9)), [batch], NAMES)
     assert result.map50_95 == pytest.approx(0.995)
 
 
 def test_losses_are_averaged_over_batches() -> None:
-    result = validate(Oracle(*PERFECT, loss=(1, 2, 3)), [BATCH, BATCH], NAMES, progress=False)
+    result = validate(Oracle(*PERFECT, loss=(1, 2, 3)), [BATCH, BATCH], NAMES)
     assert result.loss == pytest.approx([1.5, 3, 4.5])  # the oracle doubles them at the second call
 
 
 def test_images_without_detections_or_labels() -> None:
-    result = validate(Oracle(PERFECT[0]), [BATCH], NAMES, progress=False)
+    result = validate(Oracle(PERFECT[0]), [BATCH], NAMES)
     assert result.classes.recall.tolist() == pytest.approx([1, 0])
-    nothing = validate(Oracle(*PERFECT), [Batch(labels_of())], NAMES, progress=False)
+    nothing = validate(Oracle(*PERFECT), [Batch(labels_of())], NAMES)
     assert nothing.means == (0, 0, 0, 0)
     assert nothing.labels_per_class.tolist() == [0, 0]
 
 
 def test_validation_without_batches() -> None:
-    result = validate(Oracle(), [], NAMES, progress=False)
+    result = validate(Oracle(), [], NAMES)
     assert (result.images, result.means, result.fitness) == (0, (0, 0, 0, 0), 0)
 
 
 def test_single_class_ignores_classes() -> None:
     wrong_class = tuple((image, 1 - category, *rest) for image, category, *rest in PERFECT)
     settings = ValidationSettings(single_cls=True)
-    result = validate(Oracle(*wrong_class), [BATCH], ("item",), settings, progress=False)
+    result = validate(Oracle(*wrong_class), [BATCH], ("item",), settings)
     assert result.map50 == pytest.approx(0.995)
 
 
 def test_label_hints_are_added_to_detections() -> None:
     seen: list[ImageDetections] = []
     oracle, settings = Oracle((0, 0, 60, 60, 2, 2, 0.5)), ValidationSettings(label_hints=True)
-    result = validate(oracle, [BATCH], NAMES, settings, progress=False, on_image=seen.append)
+    result = validate(oracle, [BATCH], NAMES, settings, on_image=seen.append)
     assert result.recall == pytest.approx(1)
     assert [len(image.detections) for image in seen] == [3, 1]
 
 
 def test_class_count_mismatch_raises() -> None:
     with pytest.raises(ValueError, match="predicts 3 classes, but the data set has 2"):
-        validate(Oracle(*PERFECT, num_classes=3), [BATCH], NAMES, progress=False)
+        validate(Oracle(*PERFECT, num_classes=3), [BATCH], NAMES)
 
 
 def test_label_without_name_raises() -> None:
     with pytest.raises(ValueError, match="label with class 2"):
-        validate(Oracle(*PERFECT), [Batch(labels_of((0, 2, 20, 20, 10, 10)))], NAMES, progress=False)
+        validate(Oracle(*PERFECT), [Batch(labels_of((0, 2, 20, 20, 10, 10)))], NAMES)
 
 
 def test_results_table() -> None:
-    result = validate(Oracle(*PERFECT), [BATCH], NAMES, progress=False)
+    result = validate(Oracle(*PERFECT), [BATCH], NAMES)
     assert [line.split() for line in result.table(per_class=True).splitlines()] == [
         ["all", "2", "3", "1", "1", "0.995", "0.995"],
         ["circle", "1", "1", "1", "1", "0.995", "0.995"],
@@ -136,7 +136,7 @@ def test_results_table() -> None:
 
 
 def test_plots_are_written(tmp_path: Path) -> None:
-    validate(Oracle(*PERFECT), [BATCH] * 4, NAMES, ValidationSettings(plots_dir=tmp_path), progress=False)
+    validate(Oracle(*PERFECT), [BATCH] * 4, NAMES, ValidationSettings(plots_dir=tmp_path))
     expected = {f"val_batch{i}_{kind}.jpg" for i in range(3) for kind in ("labels", "pred")}
     expected |= {f"{name}.png" for name in ("PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix")}
     assert {path.name for path in tmp_path.iterdir()} == expected

@@ -116,7 +116,7 @@ def test_file_without_valid_row_is_not_background(content: bytes) -> None:
 def test_hundred_thousand_rows() -> None:
     same = parse("0 .5 .5 .1 .1\n" * 100_000)
     assert len(same.boxes) == 1 and len(same.problems) == MAX_REPORTS_PER_FILE + 1
-    assert "99898 more bad or repeated rows" in same.problems[-1].text
+    assert "99898 more invalid or repeated rows" in same.problems[-1].text
     different = parse("".join(f"0 .5 .5 .1 {n / 200_000:.7f}\n" for n in range(1, 100_001)))
     assert not different.usable and f"at most {MAX_ROWS}" in different.problems[0].text
 

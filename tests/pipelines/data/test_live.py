@@ -147,7 +147,7 @@ def test_invalid_addresses_are_reported(address: str, message: str) -> None:
 
 def test_non_video_response_is_reported(camera: WebServer, capfd: pytest.CaptureFixture[str]) -> None:
     camera.files["/page"] = ("text/html", b"<html>no video</html>")
-    with pytest.raises(OSError, match="connected, but there is no video"):
+    with pytest.raises(OSError, match="connected, but no video was received"):
         LiveVideo(f"{camera.address}/page")
     assert capfd.readouterr().err == ""
 

@@ -15,6 +15,7 @@ from pipelines.pixels import colour
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings, define
 from pipelines.pixels.image_cache import CacheKind
+from pipelines.settings import BatchSettings
 from pipelines.shard import Shard
 from pipelines.train import TrainPipeline
 from tests.pipelines.pixels.device_graph import use_gpu_graph
@@ -54,9 +55,9 @@ def outlined(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 def drawn(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **changes: Any) -> list[np.ndarray]:
     """Render two epochs; the last batch of each is smaller."""
-    settings: dict[str, Any] = {"batch_size": 8, "image_px": 128, "seed": 0, "workers": 2}
     sizes = changes.pop("sizes", None)
-    pipeline = TrainPipeline(index, augment, device=device, **(settings | changes))
+    settings = BatchSettings(batch_size=8, image_px=128, workers=2, device=device, **changes)
+    pipeline = TrainPipeline(index, augment, settings, seed=0)
     images = [np.array(as_numpy(b.images)) for epoch in range(2) for b in pipeline.epoch(epoch, sizes=sizes)]
     pipeline.close()
     return images
@@ -106,7 +107,8 @@ def test_gpu_graph_matches_plugin(outlined: ImageIndex, monkeypatch: pytest.Monk
 
 def settings_of(index: ImageIndex, augment: AugmentConfig, cache: CacheKind | None) -> GraphSettings:
     """Return the settings of a GPU's graph."""
-    pipeline = TrainPipeline(index, augment, batch_size=8, image_px=128, seed=0, workers=2, cache=cache)
+    settings = BatchSettings(batch_size=8, image_px=128, workers=2, cache=cache)
+    pipeline = TrainPipeline(index, augment, settings, seed=0)
     pipeline.close()
     return replace(pipeline.graph_settings, finish=True)
 
@@ -198,7 +200,7 @@ def test_plugin_matches_dali(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     images = []
     for loaded in (True, False):
         monkeypatch.setattr("kernels.plugin.is_loaded", lambda loaded=loaded: loaded)
-        pipeline = TrainPipeline(index, still, batch_size=4, image_px=128, seed=0, workers=2)
+        pipeline = TrainPipeline(index, still, BatchSettings(batch_size=4, image_px=128, workers=2), seed=0)
         images.append(np.concatenate([batch.images for batch in pipeline.epoch(0)]))
         pipeline.close()
     difference = np.abs(images[0].astype(int) - images[1])
@@ -214,7 +216,7 @@ def test_host_and_plugin_colours_match(tmp_path: Path, monkeypatch: pytest.Monke
     batches = []
     for loaded in (True, False):
         monkeypatch.setattr("kernels.plugin.is_loaded", lambda loaded=loaded: loaded)
-        pipeline = TrainPipeline(index, warped, batch_size=4, image_px=128, seed=0, workers=2)
+        pipeline = TrainPipeline(index, warped, BatchSettings(batch_size=4, image_px=128, workers=2), seed=0)
         batches.append(list(pipeline.epoch(0)))
         pipeline.close()
     for one, other in zip(*batches, strict=True):

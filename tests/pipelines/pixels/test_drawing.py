@@ -15,11 +15,13 @@ from pipelines.data.index import ImageIndex
 from pipelines.pixels import device_copy
 from pipelines.pixels.canvas_graph import CanvasPipeline
 from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
+from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
 from tests.pipelines.pixels.device_graph import use_gpu_graph
 from tests.pipelines.rendered import rendered_index
 
 BATCHES = 4
+SETTINGS = BatchSettings(batch_size=4, image_px=64, workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 @pytest.fixture
 def pipeline(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainPipeline]:
     use_gpu_graph(monkeypatch)
-    made = TrainPipeline(index, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
+    made = TrainPipeline(index, AugmentConfig(), SETTINGS, seed=0)
     yield made
     made.close()
 
@@ -115,7 +117,7 @@ def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: p
 def test_file_damaged_during_run_is_named_and_repairable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_gpu_graph(monkeypatch)
     own = rendered_index(tmp_path, images=8)
-    pipeline = TrainPipeline(own, AugmentConfig(), batch_size=4, image_px=64, seed=0, workers=2)
+    pipeline = TrainPipeline(own, AugmentConfig(), SETTINGS, seed=0)
     whole = own.paths[3].read_bytes()
     own.paths[3].write_bytes(b"\xff\xd8 no image")
     with pytest.raises(OSError, match=own.paths[3].name):

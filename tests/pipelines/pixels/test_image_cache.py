@@ -12,6 +12,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.columns import ImageFormats
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.pixels.image_cache import CacheKind, cache_need, open_images
+from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
 from tests.pipelines.rendered import rendered_index
 
@@ -25,9 +26,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 def test_batches_are_identical_with_cache(index: ImageIndex, tmp_path: Path, cache: CacheKind) -> None:
     batches = []
     for kind in (None, cache):
-        pipeline = TrainPipeline(
-            index, AugmentConfig(), batch_size=4, image_px=160, seed=0, workers=2, cache=kind, cache_dir=tmp_path
-        )
+        settings = BatchSettings(batch_size=4, image_px=160, workers=2, cache=kind, cache_dir=tmp_path)
+        pipeline = TrainPipeline(index, AugmentConfig(), settings, seed=0)
         batches.append(list(pipeline.epoch(0)))
         pipeline.close()
     for one, other in zip(*batches, strict=True):
@@ -39,9 +39,8 @@ def test_real_photos_are_identical_with_cache(bccd: Path, tmp_path: Path) -> Non
     index = index_images([bccd.parent / "images" / "val"], ("RBC", "WBC", "Platelets"), cache_dir=tmp_path)
     first = []
     for kind in (None, "ram"):
-        pipeline = TrainPipeline(
-            index, AugmentConfig(), batch_size=8, image_px=320, seed=0, workers=2, cache="ram" if kind else None
-        )
+        settings = BatchSettings(batch_size=8, image_px=320, workers=2, cache="ram" if kind else None)
+        pipeline = TrainPipeline(index, AugmentConfig(), settings, seed=0)
         first.append(next(pipeline.epoch(0)))
         pipeline.close()
     assert np.array_equal(first[0].images, first[1].images)
