@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from kernels.framework.global_rows import local_shard
 from kernels.host.files import replacing
-from kernels.host.paths import why_missing
+from kernels.host.paths import printable, why_missing
 from kernels.runtime import flow
 from models.network import DetectionModel
 from models.oneflow_folder import is_oneflow_folder, is_oneflow_tensor, read_oneflow_folder, read_tensor, read_tensors
@@ -90,7 +90,7 @@ class TransferReport:
     """Items of the file that the network does not have."""
 
     def __str__(self) -> str:
-        lines = [f"Transferred {len(self.transferred)}/{self.total} items from {self.path}"]
+        lines = [f"Transferred {len(self.transferred)}/{self.total} items from {printable(self.path)}"]
         for title, names in (
             ("not in the file", self.missing),
             ("of another shape", self.mismatched),

@@ -132,7 +132,7 @@ class BatchSource:
             more = f" and {len(numbers) - _SHOWN_PATHS} more" if len(numbers) > _SHOWN_PATHS else ""
             raise RuntimeError(f"DALI failed on a batch with {shown}{more}: {error}") from error
         for number in rejected:
-            _log.warning("%s: DALI cannot decode it; using Pillow from now on", self._paths[number])
+            _log.warning("%s: DALI cannot decode it; using Pillow from now on", printable(self._paths[number]))
         self.drawing.restart()
         for plan in queued:
             self.drawing.submit(plan)

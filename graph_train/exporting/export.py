@@ -13,7 +13,7 @@ from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
-from kernels.host.paths import not_writable, output_file
+from kernels.host.paths import not_writable, output_file, printable
 from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights
@@ -99,7 +99,7 @@ def _export_all(
             else:
                 save_weights(network, path)
             files.append(ExportedFile(name, path))
-        LOG.info("Wrote %s", path)
+        LOG.info("Wrote %s", printable(path))
     return files
 
 

@@ -71,7 +71,7 @@ class RunStart:
             _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
         else:
             saved, hyp = _saved_settings(folder.path)
-            LOG.info("%s: stopped before its first checkpoint; starting from the beginning", folder.path)
+            LOG.info("%s: stopped before its first checkpoint; starting from the beginning", printable(folder.path))
         for name in ("name", "exist_ok"):
             if name in flags:
                 raise ValueError(f"{dashed(name)}: a resumed run stays in its folder {folder.path}; remove the flag")

@@ -206,7 +206,7 @@ def _with_batch_size(start: RunStart, folder: RunFolder, callbacks: Callbacks) -
 
 
 def _key_values(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    return ", ".join(f"{name}={printable(str(value))}" for name, value in values.items())
 
 
 def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, first_epoch: int | None) -> None:

@@ -278,7 +278,7 @@ class _PredictionRun:
         file = self._sources.live
         assert file is not None
         self._writer.write_table()
-        LOG.info("%s: %dx%d px; press Ctrl-C to stop and keep the results", file.shown, *live.size)
+        LOG.info("%s: %dx%d px; press Ctrl-C to stop and keep the results", printable(file.shown), *live.size)
         with StopRequest() as stop, self._frames(file, live, replace(self._batches, batch_size=1), None) as frames:
             last = None
             for number, frame in live.frames(self._options.vid_stride, lambda: stop.signal_name):
@@ -290,7 +290,7 @@ class _PredictionRun:
         if live.broke_off:
             self._problems.append(Problem(file.path, None, "error", live.ended, "image-unusable", file.shown))
         elif live.ended:
-            LOG.info("%s: %s", file.shown, live.ended)
+            LOG.info("%s: %s", printable(file.shown), live.ended)
 
     @contextlib.contextmanager
     def _frames(
@@ -372,7 +372,7 @@ def _report(result: PredictionResult) -> None:
         "Speed: %.1fms loading, %.1fms inference, %.1fms NMS per image", speed.load, speed.inference, speed.suppression
     )
     if result.folder is not None:
-        LOG.info("Results saved to %s", result.folder)
+        LOG.info("Results saved to %s", printable(result.folder))
     for problem in result.problems:
         LOG.warning("skipped: %s", problem)
 

@@ -25,6 +25,7 @@ from graph_train.report.samples import SampleCollector, images_on_rank, picture
 from graph_train.training.assembly import TrainingRun
 from graph_train.training.trainer import Trainer
 from kernels.host.files import write_atomically
+from kernels.host.paths import printable
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")
@@ -102,7 +103,7 @@ class ReportHooks(TrainingHooks):
         self._take_validation("the best weights")
         self._ended = True
         self._write("finished")
-        LOG.info("Report: %s", self._folder / PAGE)
+        LOG.info("Report: %s", printable(self._folder / PAGE))
 
     def teardown(self) -> None:
         """Mark a stopped run on the page."""
@@ -124,7 +125,7 @@ class ReportHooks(TrainingHooks):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            LOG.warning("%s: cannot be read (%s); the report covers only this part of the run", path, error)
+            LOG.warning("%s: cannot be read (%s); the report covers only this part of the run", printable(path), error)
             return {}
         return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
 

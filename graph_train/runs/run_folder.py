@@ -12,7 +12,7 @@ from typing import IO
 
 import yaml
 
-from graph_train.host.terminal import LogFile, TerminalHandler
+from graph_train.host.terminal import LogFile, TerminalHandler, as_line
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.saved_header import read_header
@@ -140,10 +140,13 @@ class RunFolder:
                 damaged.append(str(error))
                 continue
             for text in damaged:
-                LOG.warning("%s", text)
+                LOG.warning("%s", as_line(text))
             if damaged:
                 LOG.warning(
-                    "Using the previous checkpoint: %s (epoch %d, batch %d)", path, cursor.epoch, cursor.next_batch
+                    "Using the previous checkpoint: %s (epoch %d, batch %d)",
+                    printable(path),
+                    cursor.epoch,
+                    cursor.next_batch,
                 )
                 self._set_aside_newer_than(path)
             return checkpoint
@@ -179,7 +182,7 @@ class RunFolder:
         found = self.checkpoints()
         if found:
             os.replace(found[0], self.weights / EARLIER)
-            LOG.info("Kept the last checkpoint of the earlier run as %s", self.weights / EARLIER)
+            LOG.info("Kept the last checkpoint of the earlier run as %s", printable(self.weights / EARLIER))
         for path in found[1:]:
             path.unlink()
         if self.best.exists():
@@ -197,8 +200,8 @@ class RunFolder:
             os.replace(self.best, self.weights / DAMAGED_BEST)
             LOG.warning(
                 "%s; renamed to %s; there are no best weights until an epoch improves on all earlier ones",
-                error,
-                self.weights / DAMAGED_BEST,
+                as_line(str(error)),
+                printable(self.weights / DAMAGED_BEST),
             )
 
     @property

@@ -12,7 +12,7 @@ from graph_train.host.failures import DivergedError, NotSavedError
 from graph_train.runs.checkpoint import Checkpoint, save_checkpoint
 from graph_train.runs.run_folder import RunFolder
 from graph_train.settings.train_options import RunOptions
-from kernels.host.paths import shell_word
+from kernels.host.paths import printable, shell_word
 from models.weights import WeightsCopy
 
 LOG = logging.getLogger("graph_train")
@@ -153,11 +153,11 @@ class Saving:
         )
 
     def _describe(self, error: OSError) -> str:
-        return f"{error.filename or self._folder.path}: cannot be written ({error.strerror or error})"
+        return f"{printable(error.filename or self._folder.path)}: cannot be written ({error.strerror or error})"
 
     def _last_saved(self) -> str:
         found = self._folder.checkpoints()
-        return f"the last good checkpoint is {found[0]}" if found else "there is no checkpoint yet"
+        return f"the last good checkpoint is {printable(found[0])}" if found else "there is no checkpoint yet"
 
     def _write(self, snapshot: Snapshot) -> None:
         try:

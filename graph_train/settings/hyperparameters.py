@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from kernels.host.files import write_atomically
-from kernels.host.paths import why_missing
+from kernels.host.paths import printable, why_missing
 from kernels.host.safe_yaml import load_yaml
 from models.loss_config import LossConfig
 from pipelines.augmentation.augment_config import AugmentConfig, upper_bound
@@ -178,7 +178,7 @@ def load_hyperparameters(path_or_name: str | Path) -> Hyperparameters:
         )
     missing = [name for name in KNOWN_KEYS if name not in values and name != "anchors"]
     if missing:
-        _LOG.warning("%s: missing %s; using the values of hyp.scratch-low.yaml", path, ", ".join(missing))
+        _LOG.warning("%s: missing %s; using the values of hyp.scratch-low.yaml", printable(path), ", ".join(missing))
     return Hyperparameters(**values)  # type: ignore[arg-type] # only `anchors` may be None, and it was skipped
 
 

@@ -16,6 +16,7 @@ from graph_train.engine.step import StepResult
 from graph_train.host.failures import DivergedError
 from kernels.framework.global_rows import sharded_by_batch
 from kernels.host.files import replacing
+from kernels.host.paths import printable
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.network import DetectionModel
@@ -94,7 +95,7 @@ class NonFiniteWatch:
         path = self._folder / BATCH_FILE
         try:
             suspect.save(path)
-            saved = f"batch saved to {path}"
+            saved = f"batch saved to {printable(path)}"
         except OSError as error:
             saved = f"the batch could not be saved ({error})"
         facts = suspect.facts

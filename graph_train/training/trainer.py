@@ -27,7 +27,7 @@ from graph_train.training.run_checkpoints import RunCheckpoints
 from graph_train.validation.coco_results import CocoMetrics
 from graph_train.validation.result import ValidationResult
 from kernels.framework.global_rows import local_shard
-from kernels.host.paths import shell_word
+from kernels.host.paths import printable, shell_word
 from kernels.runtime import Tensor
 from pipelines.batches import Batch
 
@@ -144,7 +144,10 @@ class Trainer:
         """Save and stop if a signal has requested it; SIGHUP is only logged."""
         if self._request.hung_up:
             self._request.hung_up = False
-            LOG.info("The terminal was closed (SIGHUP); training continues, see %s", self.folder.path / "train.log")
+            LOG.info(
+                "The terminal was closed (SIGHUP); training continues, see %s",
+                printable(self.folder.path / "train.log"),
+            )
         if not self._agreement.signal:
             return
         if not self._complete:
@@ -380,7 +383,7 @@ class Trainer:
         run = self.run
         validation = self.last_validation
         if self._exchange.broadcast(self.folder.best.exists()) and not self._evolving:
-            LOG.info("Validating %s", self.folder.best)
+            LOG.info("Validating %s", printable(self.folder.best))
             self._load_best()
             with self.saving.guarded():
                 validation = self._validation.measure_best(self.folder.best)
@@ -401,7 +404,7 @@ class Trainer:
             )
         result = TrainResult(self.folder.path, self.folder.best, self.cursor.epoch, validation, self._validation.coco)
         self.callbacks.run("on_train_end", self.folder.last, self.folder.best, self.cursor.epoch - 1, result.results)
-        LOG.info("Results saved to %s", self.folder.path)
+        LOG.info("Results saved to %s", printable(self.folder.path))
         return result
 
     def _load_best(self) -> None:

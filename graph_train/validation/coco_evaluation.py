@@ -23,6 +23,7 @@ from graph_train.validation.coco_results import (
     write_results,
 )
 from graph_train.validation.measuring import ImageDetections
+from kernels.host.paths import printable
 from pipelines.data.coco_json import is_coco_file
 from pipelines.data.dataset import is_coco_2017
 from pipelines.data.index import ImageIndex
@@ -114,10 +115,10 @@ def write_and_evaluate(file: Path, rows: npt.NDArray[np.float64], split: CocoSpl
         split: the split that the detections belong to.
     """
     write_results(file, split.entries(rows))
-    LOG.info("%d detections written to %s", len(rows), file)
+    LOG.info("%d detections written to %s", len(rows), printable(file))
     if split.annotations is None or not len(rows):
         LOG.info("COCO evaluation skipped: %s", split.unevaluated or "no detections above --conf-thres")
         return None
     metrics = evaluate_results(split.annotations, file, split.image_ids())
-    LOG.info("COCO metrics with %s:\n%s", split.annotations, metrics.table)
+    LOG.info("COCO metrics with %s:\n%s", printable(split.annotations), metrics.table)
     return metrics

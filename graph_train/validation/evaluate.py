@@ -21,6 +21,7 @@ from graph_train.validation.coco_evaluation import CocoSplit, DetectionCollector
 from graph_train.validation.measuring import ImageDetections, ValidationSettings, validate
 from graph_train.validation.result import TABLE_HEADER, ValidationResult
 from kernels.host.files import write_atomically
+from kernels.host.paths import printable
 from kernels.host.quantity import quantity
 from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
@@ -69,7 +70,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
         results += job.study() if options.task == "study" else [job.measure()]
     if options.task == "study" and not options.noplots:
         _draw_study(options, results, folder)
-    LOG.info("Results saved to %s", folder)
+    LOG.info("Results saved to %s", printable(folder))
     return EvaluationResult(folder, tuple(results))
 
 
@@ -122,10 +123,10 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
         if known not in (named, str(category)) and not options.single_cls:
             LOG.warning(
                 "%s: class %d is %r, but in %s it is %r; check that this is the data set it was trained on",
-                weights,
+                printable(weights),
                 category,
                 known,
-                options.data,
+                printable(options.data),
                 named,
             )
             return
@@ -180,7 +181,7 @@ class _Job:
         earlier = [Path(path).stem for path in self.options.weights[: self.number]].count(self.weights.stem)
         name = f"study_{self.dataset.name}_{self.weights.stem}{earlier + 1 if earlier else ''}.txt"
         for size in STUDY_SIZES:
-            LOG.info("\n%s at %d px", self.weights, size)
+            LOG.info("\n%s at %d px", printable(self.weights), size)
             results.append(self._pass(size, None))
             # Written after each size, because a larger one may run out of memory.
             write_atomically(self.folder / name, "".join(map(_study_line, results)))
@@ -244,7 +245,7 @@ def _draw_study(options: ValOptions, results: list[ValidationResult], folder: Pa
         for name, part in zip(_distinct_labels(options.weights), curves, strict=True)
     }
     plot_study(points, folder / "study.png")
-    LOG.info("\nmAP50-95 against speed: %s", folder / "study.png")
+    LOG.info("\nmAP50-95 against speed: %s", printable(folder / "study.png"))
 
 
 def _distinct_labels(weights: Sequence[str]) -> list[str]:
