@@ -70,20 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         flags = command_parser(name).parse_args(given[1:])
         module = import_module(COMMANDS[name].module)
-        return _run(name, lambda: module.run(flags), flags)
+        return _run(name, lambda: module.run(flags), flags, process_ends=arguments is None)
     flags = benchmark_parser(name).parse_args(given[1:])
     module = import_module(BENCHMARKS[name].module)
-    return _run(name, lambda: _measure(name, module, flags), flags)
+    return _run(name, lambda: _measure(name, module, flags), flags, process_ends=arguments is None)
 
 
-def _run(name: str, command: Callable[[], int], flags: argparse.Namespace) -> int:
+def _run(name: str, command: Callable[[], int], flags: argparse.Namespace, *, process_ends: bool) -> int:
     """Run a subcommand; SIGTERM, like Ctrl+C, also ends its worker processes."""
 
     def interruptible() -> int:
         with Interruptible():
             return command()
 
-    return run_command(f"graph-bench {name}", interruptible, debug=flags.debug)
+    return run_command(f"graph-bench {name}", interruptible, debug=flags.debug, process_ends=process_ends)
 
 
 def _measure(name: str, module: Any, flags: argparse.Namespace) -> int:

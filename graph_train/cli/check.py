@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Argument errors and `--help` are handled before any heavy import."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["convert"]:
-        return _convert(given[1:])
+        return _convert(given[1:], process_ends=arguments is None)
     flags = vars(build_parser().parse_args(arguments))
     subject = flags.pop("subject")
 
@@ -26,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_process()
         return _check_environment(flags) if subject == "env" else _check_data(flags)
 
-    return run_command("graph-check", command, debug=bool(flags.get("debug")))
+    return run_command("graph-check", command, debug=bool(flags.get("debug")), process_ends=arguments is None)
 
 
-def _convert(arguments: Sequence[str]) -> int:
+def _convert(arguments: Sequence[str], *, process_ends: bool) -> int:
     flags = vars(build_convert_parser().parse_args(arguments))
 
     def command() -> int:
@@ -38,7 +38,7 @@ def _convert(arguments: Sequence[str]) -> int:
 
         return ERRORS_FOUND if convert(options) else 0
 
-    return run_command("graph-check", command, debug=bool(flags.get("debug")))
+    return run_command("graph-check", command, debug=bool(flags.get("debug")), process_ends=process_ends)
 
 
 def _check_data(flags: dict[str, Any]) -> int:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"graph-predict: {len(result.problems)} source files could not be used, see above", file=sys.stderr)
         return USER_ERROR
 
-    return run_command("graph-predict", command, debug=bool(flags.get("debug")))
+    return run_command("graph-predict", command, debug=bool(flags.get("debug")), process_ends=arguments is None)
 
 
 if __name__ == "__main__":

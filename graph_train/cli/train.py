@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             train(**flags)
 
-    code = run_command("graph-train", command, debug=bool(flags.get("debug")))
+    code = run_command("graph-train", command, debug=bool(flags.get("debug")), process_ends=arguments is None)
     team.leave(code)
     return code
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         evaluate(options)
 
-    return run_command("graph-val", command, debug=bool(flags.get("debug")))
+    return run_command("graph-val", command, debug=bool(flags.get("debug")), process_ends=arguments is None)
 
 
 if __name__ == "__main__":

@@ -122,10 +122,12 @@ def main() -> int:
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     end_with_parent(request["parent"])
     configure_process()
-    with Interruptible():
-        return run_command(
-            "graph-train", lambda: _train_quietly_interrupted(request), debug=bool(request["options"]["debug"])
-        )
+
+    def command() -> int:
+        with Interruptible():
+            return _train_quietly_interrupted(request)
+
+    return run_command("graph-train", command, debug=bool(request["options"]["debug"]), process_ends=True)
 
 
 if __name__ == "__main__":

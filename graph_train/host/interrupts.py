@@ -61,9 +61,14 @@ class Terminable(_Signals):
 
     Without it, they end the process before it removes its temporary files. Further signals are ignored for a few
     seconds, because a second one, sent at the same time or by an impatient user, would interrupt the clean-up.
+
+    Args:
+        process_ends: ignore the signals afterwards instead of restoring their handlers, because the process ends with
+            an exit code that a signal must not replace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, process_ends: bool = False) -> None:
+        self._process_ends = process_ends
         self._interrupted = float("-inf")
         usual = {
             signal.SIGINT: signal.default_int_handler,
@@ -72,6 +77,11 @@ class Terminable(_Signals):
         }
         unhandled = (number for number, handler in usual.items() if signal.getsignal(number) == handler)
         super().__init__(dict.fromkeys(unhandled, self._interrupt))
+
+    def __exit__(self, *_: object) -> None:
+        if self._process_ends:
+            self._previous = dict.fromkeys(self._previous, signal.SIG_IGN)
+        super().__exit__()
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if time.monotonic() - self._interrupted > _CLEAN_UP_SECONDS:

@@ -1,12 +1,10 @@
 """Execution of a command: errors are printed as one line, and the exit code depends on their kind."""
 
-import atexit
 import contextlib
 import errno
 import logging
 import os
 import resource
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,24 +28,26 @@ _OUT_OF_MEMORY_MESSAGES = (
 """Messages of libraries that could not allocate memory or start a thread."""
 
 
-def run_command(name: str, command: Callable[[], int | None], *, debug: bool) -> int:
+def run_command(name: str, command: Callable[[], int | None], *, debug: bool, process_ends: bool = False) -> int:
     """Run a command and convert an exception to a line on stderr and an exit code.
 
     ValueError and OSError are user errors (2), a `RunEndedError` has its own code, KeyboardInterrupt gives 130, also if
     caused by SIGTERM or SIGHUP, and anything else is an internal error (1). A closed output is not an error.
+
+    Args:
+        name: the command's name in messages.
+        command: does the work and may return an exit code.
+        debug: whether to print tracebacks.
+        process_ends: whether the process exits with the returned code; signals are then ignored from the end of the
+            command on, because they would replace the code or print tracebacks.
     """
-    try:
-        with robust_output(), _logging_restored(), Terminable():
-            return _exit_code(name, command, debug=debug)
-    finally:
-        # Registered last, so it runs before the functions that libraries have registered.
-        atexit.unregister(_ignore_interrupts)
-        atexit.register(_ignore_interrupts)
-
-
-def _ignore_interrupts() -> None:
-    """Ignore a second Ctrl-C while the process exits, because it would print tracebacks."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with robust_output(), _logging_restored():
+        try:
+            with Terminable(process_ends=process_ends):
+                return _exit_code(name, command, debug=debug)
+        except KeyboardInterrupt:  # while the command's end was reported
+            print(f"{name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
 
 
 @contextlib.contextmanager

@@ -164,12 +164,16 @@ def main() -> int:
     configure_process()
     # The run itself logs the messages about the data set.
     logging.getLogger("graph_train").setLevel(logging.ERROR)
-    with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
-        def write(result: RunFacts | PhaseMemory) -> None:
-            print(json.dumps(asdict(result)), file=file, flush=True)
+    def command() -> None:
+        with Interruptible(), Path(request["result"]).open("w", encoding="utf-8") as file:
 
-        return run_command("graph-train", lambda: _measure(request, write), debug=bool(request["options"]["debug"]))
+            def write(result: RunFacts | PhaseMemory) -> None:
+                print(json.dumps(asdict(result)), file=file, flush=True)
+
+            _measure(request, write)
+
+    return run_command("graph-train", command, debug=bool(request["options"]["debug"]), process_ends=True)
 
 
 if __name__ == "__main__":

@@ -192,17 +192,57 @@ def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == "graph-check: interrupted\n"
 
 
-INTERRUPTED_AT_EXIT = """
+SIGNALLED_AT_EXIT = """
 import atexit, os, signal
 from graph_train.host.interrupts import Interruptible, StopRequest, Terminable
 from graph_train.host.run_command import run_command
-atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+atexit.register(lambda: os.kill(os.getpid(), signal.{second}))
 def command():
-    raise KeyboardInterrupt
-raise SystemExit(run_command("graph-train", command, debug=False))
+    {first}
+code = run_command("graph-train", command, debug=False, process_ends=True)
+os.kill(os.getpid(), signal.{second})
+raise SystemExit(code)
 """
 
 
-def test_second_ctrl_c_does_not_interrupt_exit() -> None:
-    done = run_python("-c", INTERRUPTED_AT_EXIT)
-    assert (done.returncode, done.stderr) == (INTERRUPTED, "graph-train: interrupted\n")
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM", ""])
+def test_signals_do_not_interrupt_exit(first: str, second: str) -> None:
+    code = SIGNALLED_AT_EXIT.format(first=f"signal.raise_signal(signal.{first})" if first else "pass", second=second)
+    done = run_python("-c", code)
+    expected = (INTERRUPTED, "graph-train: interrupted\n") if first else (DONE, "")
+    assert (done.returncode, done.stderr) == expected
+
+
+def test_signal_while_an_error_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    class SlowError(ValueError):
+        def __str__(self) -> str:
+            os.kill(os.getpid(), signal.SIGINT)
+            return "some text"
+
+    def command() -> None:
+        raise SlowError
+
+    assert run_command("graph-train", command, debug=False) == INTERRUPTED
+    assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("graph_train.cli.train", ["--data", "none.yaml", "--cfg", "none.yaml"]),
+        ("graph_train.cli.val", ["--data", "shapes", "--weights", "none.pt"]),
+        ("graph_train.cli.predict", ["--source", "none.jpg", "--weights", "none.pt"]),
+        ("graph_train.cli.export", ["--weights", "none.pt"]),
+        ("graph_train.cli.check", ["--data", "none.yaml"]),
+        ("graph_train.cli.check", ["convert", "--train", "none.json", "--output", "out"]),
+        ("benchmarks.cli", ["report", "none"]),
+    ],
+)
+def test_signal_at_exit_keeps_exit_code_of_command(module: str, flags: list[str], tmp_path: Path) -> None:
+    code = (
+        f"import os, signal, sys\nfrom {module} import main\nsys.argv[1:] = {flags!r}\n"
+        "code = main()\nos.kill(os.getpid(), signal.SIGTERM)\nsys.exit(code)"
+    )
+    done = run_python("-c", code, cwd=tmp_path, timeout=60)
+    assert done.returncode == USER_ERROR, done.stderr
