@@ -3,13 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.machine import commit, machine, versions
-from kernels.host.files import write_atomically
+from kernels.host.files import read_regular, write_atomically
 
 FORMAT = 1
 _VARIABLES = (
@@ -17,6 +18,17 @@ _VARIABLES = (
     "PYTHONDONTWRITEBYTECODE",
 )
 """Prefixes of environment variables that change speed or memory; results record those that are set."""
+_ENTRIES = {
+    "benchmark": str,
+    "created": str,
+    "commit": str,
+    "machine": dict,
+    "versions": dict,
+    "settings": dict,
+    "rows": list,
+}
+_MACHINE = {"processor": str, "cores": int, "gpus": list, "load_average": float}
+_MAX_BYTES = 1 << 30
 _FOLDERS = re.compile(r"[^\s=:]*/(?=[^\s=:/])")
 
 
@@ -55,8 +67,8 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 def is_result(path: Path) -> bool:
     """Return whether a JSON file was written by `write_result`, in any format version."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        result = read_json(path)
+    except ValueError:
         return False
     return isinstance(result, dict) and {"benchmark", "format", "machine"} <= result.keys()
 
@@ -67,12 +79,56 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: not a result of `graph-bench`, or of another format version.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    result = read_json(path)
     if not isinstance(result, dict) or "benchmark" not in result:
         raise ValueError(f"{path}: not a graph-bench result")
     if result.get("format") != FORMAT:
         raise ValueError(f"{path}: unsupported format {result.get('format')!r}, expected {FORMAT}; rerun the benchmark")
     return result
+
+
+def require_whole(result: Mapping[str, Any]) -> None:
+    """Require that a result has all entries that `envelope` adds, and rows.
+
+    Raises:
+        KeyError: an entry is missing.
+        TypeError: an entry has another type.
+    """
+    require_types(result, _ENTRIES)
+    require_types(result["machine"], _MACHINE, "machine.")
+
+
+@contextmanager
+def naming_damaged(path: Path) -> Iterator[None]:
+    """Raise ValueError with the file's name if its content, of which each benchmark has its own, cannot be used."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: damaged graph-bench result ({reason}); remove the file or measure again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: not a regular file, or not JSON.
+    """
+    try:
+        return json.loads(read_regular(path, max_bytes=_MAX_BYTES))
+    except RecursionError:
+        raise ValueError(f"{path}: not a JSON file: nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+
+
+def require_types(content: Mapping[str, Any], types: Mapping[str, type], prefix: str = "") -> None:
+    """Require entries of these types.
+
+    Raises:
+        KeyError: an entry is missing.
+        TypeError: an entry has another type.
+    """
+    for name, kind in types.items():
+        if not isinstance(content[name], kind):
+            raise TypeError(f"{prefix}{name} is {content[name]!r:.60}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.data.resized_set import make_resized_set
 from benchmarks.harness.machine import commit
-from benchmarks.harness.results import without_folders
+from benchmarks.harness.results import naming_damaged, read_json, require_types, without_folders
 from benchmarks.harness.training_command import as_flags, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from benchmarks.step.competitors import peer_versions
@@ -52,18 +52,21 @@ class Trainings:
         """Return all finished trainings of the folder.
 
         Raises:
-            ValueError: one of them was trained with other settings.
+            ValueError: one of them is damaged or was trained with other settings.
         """
         rows = []
         for path in sorted(self.folder.glob("*.json")):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            other = [name for name in _SETTINGS if content["settings"].get(name) != self.settings[name]]
+            with naming_damaged(path):
+                content = read_json(path)
+                settings, row = dict(content["settings"]), dict(content["row"])
+                require_types(row, {"seed": int, "side": str, "map": list, "map50": list})
+            other = [name for name in _SETTINGS if settings.get(name) != self.settings[name]]
             if other:
                 raise ValueError(
-                    f"{path}: trained with --{other[0].replace('_', '-')} {content['settings'].get(other[0])}, "
+                    f"{path}: trained with --{other[0].replace('_', '-')} {settings.get(other[0])}, "
                     f"not {self.settings[other[0]]}; use the same flags or another --work"
                 )
-            rows.append(content["row"])
+            rows.append(row)
         return rows
 
     def train(self, sides: tuple[str, ...]) -> None:

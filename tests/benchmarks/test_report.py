@@ -1,5 +1,6 @@
 """`graph-bench report` and `graph-bench all`."""
 
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +53,39 @@ def test_shows_newest_result_per_machine(tmp_path: Path) -> None:
 def test_no_results_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
     assert "no graph-bench results found" in capsys.readouterr().err
+
+
+DAMAGES: dict[str, dict[str, Any]] = {
+    "created is 5": {"created": 5},
+    "machine is []": {"machine": []},
+    "machine.cores is None": {"machine": {"processor": "x", "cores": None, "gpus": [], "load_average": 0.0}},
+    "no 'processor'": {"machine": {}},
+    "rows is None": {"rows": None},
+    "": {"rows": [{"what": 5}]},
+    "benchmark is []": {"benchmark": []},
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_damaged_result_is_named(tmp_path: Path, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results").mkdir()
+    file = tmp_path / "results" / "damaged.json"
+    write_result(file, result("ceilings", rows=ceiling_rows(1.0)) | DAMAGES[reason])
+    assert main(["report", "--results", str(file.parent), "--out", str(tmp_path / "page.md")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"graph-bench report: {file}: damaged graph-bench result (") and error.count("\n") == 1
+    assert reason in error
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"benchmark": "step", ', "\0", None])
+def test_other_files_are_skipped(tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is None:
+        os.mkfifo(tmp_path / "x.json")
+    else:
+        (tmp_path / "x.json").write_text(content)
+    assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
+    assert f"{tmp_path / 'x.json'}: skipped, not a graph-bench result" in capsys.readouterr().out
 
 
 def test_results_are_grouped_by_measured_settings(tmp_path: Path) -> None:

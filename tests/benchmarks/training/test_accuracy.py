@@ -103,6 +103,14 @@ def _keep(folder: Path, side: str, seed: int, **other: Any) -> None:
     (folder / f"{side}-{seed}.json").write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}, "row": {"seed": 1, "side": []}}'])
+def test_damaged_training_is_named(tmp_path: Path, cfg: str, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "amp-3.json").write_text(content)
+    assert main(["accuracy", "--cfg", cfg, *SMALL, "--seeds", "0", "--work", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'amp-3.json'}: damaged graph-bench result (" in error and error.count("\n") == 1
+
+
 def test_finished_trainings_are_reused(tmp_path: Path, cfg: str) -> None:
     work, result = tmp_path / "work", tmp_path / "a.json"
     work.mkdir()
