@@ -16,6 +16,9 @@ from typing import Any
 from kernels.host.process_settings import with_process_settings
 
 _TAIL_LINES = 12
+_IMPORTED = 77
+"""Exit code of an interpreter that could import the modules; other programs may ignore their arguments and return 0."""
+_PROBE_SECONDS = 120.0
 BLAS_LIMITS = ("OPENBLAS_CORETYPE",)
 """Variables that make a BLAS library use kernels of another processor, which would slow one side only."""
 CHECKOUT_PYTHON = Path(".venv/bin/python")
@@ -26,6 +29,27 @@ def environment_for(threads: int) -> dict[str, str]:
     """Return our environment with `threads` CPU threads and without the variables that limit a BLAS library."""
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return {**{name: value for name, value in os.environ.items() if name not in BLAS_LIMITS}, **counts}
+
+
+def why_unusable(python: str | Path, modules: Sequence[str]) -> str:
+    """Return why a Python interpreter cannot import modules; "" if it can."""
+    code = f"import sys, {', '.join(modules)}; sys.exit({_IMPORTED})"
+    try:
+        probe = subprocess.run(
+            [python, "-c", code],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        return error.strerror or str(error)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_PROBE_SECONDS:.0f} s"
+    if probe.returncode == _IMPORTED:
+        return ""
+    return (probe.stderr.strip().splitlines() or ["not a Python interpreter"])[-1]
 
 
 class WorkerError(RuntimeError):

@@ -1,7 +1,6 @@
 """The variants of a training step and their comparison at one point."""
 
 import importlib.util
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from benchmarks.harness.measure import Summary, calls_per_turn, ratios, summarise, take_turns
 from benchmarks.harness.points import Point
-from benchmarks.harness.workers import CHECKOUT_PYTHON, Worker
+from benchmarks.harness.workers import CHECKOUT_PYTHON, Worker, why_unusable
 
 OURS, TORCH = "benchmarks.step.step_worker", "benchmarks.peers.step_worker"
 _OLD_WORKER_MODULE = "benchmarks.step_worker"
@@ -107,13 +106,7 @@ def find_torch(python: str | None, needed: Sequence[str] = ("torch", "numpy")) -
     """
     if python is None:
         return Path(sys.executable) if all(map(importlib.util.find_spec, needed)) else None
-    try:
-        imports = f"import {', '.join(needed)}"
-        probe = subprocess.run([python, "-c", imports], capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ValueError(f"--torch-python {python}: {error.strerror or error}") from None
-    if probe.returncode:
-        reason = (probe.stderr.strip().splitlines() or ["importing failed"])[-1]
+    if reason := why_unusable(python, needed):
         raise ValueError(f"--torch-python {python}: {reason}; install the packages with: {NEEDED_PACKAGES}")
     return Path(python)
 
@@ -129,7 +122,7 @@ def other_checkout(folder: str | None) -> Path | None:
     """Check and return the checkout of `--against`.
 
     Raises:
-        ValueError: it lacks the benchmarks or the environment.
+        ValueError: it lacks the benchmarks or a working environment.
     """
     if folder is None:
         return None
@@ -138,6 +131,8 @@ def other_checkout(folder: str | None) -> Path | None:
             raise ValueError(
                 f"--against {folder}: {needed} not found; must be a checkout of graph-train after `uv sync`"
             )
+    if reason := why_unusable(Path(folder).absolute() / CHECKOUT_PYTHON, ("numpy",)):
+        raise ValueError(f"--against {folder}: {CHECKOUT_PYTHON}: {reason}; run `uv sync` there")
     return Path(folder).resolve()
 
 

@@ -63,3 +63,5 @@ def test_rejects_interpreter_without_torch(tmp_path: Path) -> None:
         find_torch(str(tmp_path / "python"))
     with pytest.raises(ValueError, match="pip install torch"):
         find_torch("/bin/false")
+    with pytest.raises(ValueError, match="not a Python interpreter"):
+        find_torch("/bin/true")

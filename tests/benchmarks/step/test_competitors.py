@@ -54,6 +54,21 @@ def test_other_checkout_is_a_variant_only_if_named(tmp_path: Path) -> None:
     assert competitors.other_checkout(None) is None
 
 
+@pytest.mark.parametrize("program", ["exit 0", "echo broken >&2; exit 1", "sleep 60", None])
+def test_other_checkout_needs_a_working_interpreter(
+    tmp_path: Path, program: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_PROBE_SECONDS", 0.5)
+    for file in (tmp_path / "benchmarks/step/step_worker.py", tmp_path / workers.CHECKOUT_PYTHON):
+        file.parent.mkdir(parents=True)
+        file.write_text(f"#!/bin/sh\n{program}\n")
+    reason = {"exit 0": "not a Python interpreter", "sleep 60": "no answer within", None: "Permission denied"}
+    if program is not None:
+        (tmp_path / workers.CHECKOUT_PYTHON).chmod(0o755)
+    with pytest.raises(ValueError, match=rf"--against .*: {reason.get(program, 'broken')}.*; run `uv sync` there"):
+        competitors.other_checkout(str(tmp_path))
+
+
 @pytest.mark.parametrize("place", ["step/step_worker.py", "step_worker.py"])
 def test_worker_of_other_checkout_uses_its_code_and_interpreter(tmp_path: Path, place: str) -> None:
     """Cover checkouts from before `benchmarks` had packages, too."""
