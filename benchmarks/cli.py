@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.flags import MAX_BATCH_SIZE, MAX_IMAGE_PX
 from benchmarks.registry import BENCHMARKS, COMMANDS
 from graph_train.host.interrupts import Interruptible
 from graph_train.host.run_command import run_command
@@ -17,7 +18,13 @@ from kernels.host.paths import output_file
 
 _MAY_BE_ZERO = ("seed", "seeds", "first_seed", "images", "labels", "steps")
 _MAX_COUNT = 1_000_000_000
-_MAX_NUMBER = {"threads": 4096, "workers": 4096, "imgsz": 1 << 14, "batch_size": 1 << 16, "seed": (1 << 32) - 1}
+_MAX_NUMBER = {
+    "threads": 4096,
+    "workers": 4096,
+    "imgsz": MAX_IMAGE_PX,
+    "batch_size": MAX_BATCH_SIZE,
+    "seed": (1 << 32) - 1,
+}
 """Limits that catch typing errors, which would otherwise exhaust memory or never end."""
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+_USER_ERRORS = (ValueError, OSError, MemoryError)
+
 
 def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     """Answer requests `{"call": name, "arguments": {...}}` until stdin closes.
@@ -30,7 +32,7 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
             reply = {"value": handlers[request["call"]](**request["arguments"])}
         except Exception as error:
             traceback.print_exc()
-            reply = {"error": f"{type(error).__name__}: {error}", "users": isinstance(error, (ValueError, OSError))}
+            reply = {"error": f"{type(error).__name__}: {error}", "users": isinstance(error, _USER_ERRORS)}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
 

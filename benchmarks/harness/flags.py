@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 DEFAULT_REPEATS = 7
+MAX_BATCH_SIZE, MAX_IMAGE_PX = 1 << 16, 1 << 14
+"""Limits that catch typing errors, which would otherwise exhaust memory."""
 
 
 def add_repeats(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.flags import MAX_BATCH_SIZE, MAX_IMAGE_PX
+
 BATCHES = 4
 """Batches that the steps cycle through."""
 _MIN_LABELS, _MAX_LABELS = 4, 24
+_POSITIVE = re.compile("[1-9][0-9]{0,9}")
 _SMALLEST_SIDE, _LARGEST_SIDE = 0.03, 0.6
 _LEARNING_RATE, _MOMENTUM = 1e-3, 0.937
 
@@ -32,13 +36,15 @@ def parse_point(text: str) -> Point:
     """Parse `MODEL:BATCH:PX`, such as yolov5s:4:320 or own.yaml:4:320.
 
     Raises:
-        ValueError: malformed, or the size is not a multiple of 32.
+        ValueError: malformed or too large, or the size is not a multiple of 32.
     """
     parts = text.split(":")
-    if len(parts) != 3 or not parts[0] or not all(part.isdigit() and int(part) > 0 for part in parts[1:]):
+    if len(parts) != 3 or not parts[0] or not all(map(_POSITIVE.fullmatch, parts[1:])):
         raise ValueError(f"--points {text}: must be MODEL:BATCH:PX, such as yolov5s:4:320")
     model = parts[0] if Path(parts[0]).is_file() else parts[0].removesuffix(".yaml")
     point = Point(model, int(parts[1]), int(parts[2]))
+    if point.batch_size > MAX_BATCH_SIZE or point.imgsz > MAX_IMAGE_PX:
+        raise ValueError(f"--points {text}: must be at most {MAX_BATCH_SIZE} images of {MAX_IMAGE_PX} px")
     if point.imgsz % 32:
         raise ValueError(f"--points {text}: the image size must be a multiple of 32")
     return point

@@ -16,7 +16,22 @@ def test_point_parses_from_text(tmp_path: Path) -> None:
     assert parse_point(f"{own}:4:320") == Point(str(own), 4, 320)
 
 
-@pytest.mark.parametrize("text", ["yolov5s", "yolov5s:4", "yolov5s:0:320", ":4:320", "yolov5s:4:321", "yolov5s:a:320"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yolov5s",
+        "yolov5s:4",
+        "yolov5s:0:320",
+        ":4:320",
+        "yolov5s:4:321",
+        "yolov5s:a:320",
+        "yolov5s:²:320",
+        "yolov5s:٣:320",
+        "yolov5s:99999999999:320",
+        "yolov5s:65537:320",
+        "yolov5s:4:16416",
+    ],
+)
 def test_invalid_point_raises(text: str) -> None:
     with pytest.raises(ValueError, match="--points"):
         parse_point(text)

@@ -23,6 +23,8 @@ def test_worker_survives_errors_and_reports_each(tmp_path: Path) -> None:
     with Worker("steps", "benchmarks.step.step_worker", threads=1) as worker:
         with pytest.raises(ValueError, match=r"steps: .*no_such_network"):  # a user error
             worker.call("describe", folder=str(tmp_path), model="no_such_network", batch_size=1, imgsz=64)
+        with pytest.raises(ValueError, match=r"steps: MemoryError"):
+            worker.call("describe", folder=str(tmp_path), model="yolov5n", batch_size=1 << 40, imgsz=64)
         assert set(worker.call("processor_ms")) == {"main_thread", "process"}
 
 
