@@ -223,11 +223,14 @@ def _has_valid_checksum(file: Any, metadata: Mapping[str, str], described: Mappi
     """Return whether the checksum is valid or absent; only our own files have one."""
     if _TRAINING_HEADER in metadata:
         header = json.loads(metadata[_TRAINING_HEADER])
-        expected = header.pop("checksum", None) if isinstance(header, dict) else None
+        if not isinstance(header, dict):
+            return False
+        absent, expected = "checksum" not in header, header.pop("checksum", None)
     else:
         header = dict(described)
-        expected = header.pop(_CHECKSUM, None)
-    return expected is None or expected == checksum({name: file.get_tensor(name) for name in file.keys()}, header)  # noqa: SIM118
+        # An entry that is not JSON is absent from `described`.
+        absent, expected = _CHECKSUM not in metadata, header.pop(_CHECKSUM, None)
+    return absent or expected == checksum({name: file.get_tensor(name) for name in file.keys()}, header)  # noqa: SIM118
 
 
 def _is_numbers(value: Any) -> bool:

@@ -341,6 +341,28 @@ def test_damaged_safetensors_raises(tmp_path: Path) -> None:
         load_weights(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (key, value)
+        for key in ("graph_train_checksum", "graph_train")
+        for value in ("", "{", "null", '{"checksum": null}')
+    ],
+)
+def test_damaged_checksum_is_not_taken_for_an_absent_one(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "a.safetensors"
+    save_weights(_model(), path)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header["__metadata__"].pop("graph_train_checksum")
+    header["__metadata__"][key] = value
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    with pytest.raises(ValueError, match=r"a\.safetensors: damaged"):
+        load_weights(path)
+
+
 def test_failed_save_keeps_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     path.write_bytes(b"old")
