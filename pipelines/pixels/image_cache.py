@@ -1,8 +1,10 @@
 """The image cache (`--cache`): decoded or encoded images in memory, or decoded images on disk."""
 
 import hashlib
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,12 +17,15 @@ from tqdm import tqdm
 from kernels.host.cache_folder import file_stamp, make_private_folder, user_cache_folder
 from kernels.host.files import replacing
 from kernels.host.free_memory import free_memory
+from kernels.host.paths import printable
 from pipelines.augmentation.rendering import TileRender
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_host_decoding
 
 CacheKind = Literal["ram", "disk"]
+_CHECKSUM_BYTES = 4
+_log = logging.getLogger("graph_train")
 MEMORY_SHARE = 0.8
 """Fraction of the free memory, or free disk space, that a cache may use."""
 
@@ -74,8 +79,9 @@ def open_images(
     if cache not in get_args(CacheKind):
         raise ValueError(f"cache {cache!r}: must be {' or '.join(get_args(CacheKind))}")
     if cache == "disk":
-        load = _disk_loader(index, folder or user_cache_folder() / "images")
-    elif _fits_decoded(index, memory()):
+        files = _CacheFiles(index, folder or user_cache_folder() / "images")
+        return FileImages(_filled(files.opened, len(index), workers, progress), files)
+    if _fits_decoded(index, memory()):
         load = lambda number: decode_on_host(index.paths[number], index.sizes_wh[number])  # noqa: E731
     else:
         return EncodedImages(_filled(plain.__getitem__, len(index), workers, progress), plain)
@@ -112,7 +118,7 @@ class EncodedImages:
 
 
 class DecodedImages:
-    """Decoded images, in memory or memory-mapped files."""
+    """Decoded images in memory."""
 
     decoded = True
 
@@ -121,8 +127,7 @@ class DecodedImages:
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """Return the part of an image that a tile needs, (h, w, 3) uint8 RGB, as a view."""
-        (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return self._images[tile.source][top : top + height, left : left + width]
+        return _cropped(self._images[tile.source], tile)
 
     def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because all images are decoded already."""
@@ -133,6 +138,31 @@ class DecodedImages:
         """Return "", because all images are decoded already."""
         del numbers
         return ""
+
+
+def _cropped(pixels: np.ndarray, tile: TileRender) -> np.ndarray:
+    (top, left), (height, width) = tile.crop_start, tile.crop_shape
+    return pixels[top : top + height, left : left + width]
+
+
+class FileImages(DecodedImages):
+    """Decoded images in memory-mapped files, whose checksums are verified when they are first used.
+
+    Verifying all files before the first batch would delay the start of a run on a large data set by minutes.
+    """
+
+    def __init__(self, contents: list[np.ndarray], files: "_CacheFiles") -> None:
+        super().__init__(contents)
+        self._files = files
+
+    def tile(self, tile: TileRender) -> np.ndarray:
+        """See `DecodedImages.tile`.
+
+        Raises:
+            OSError: the cache file is damaged, and the image cannot be decoded or the file not be written.
+        """
+        content = self._images[tile.source] = self._files.verified(tile.source, self._images[tile.source])
+        return _cropped(self._files.pixels(tile.source, content), tile)
 
 
 class ImageStore(Protocol):
@@ -165,42 +195,80 @@ def _fits_decoded(index: ImageIndex, free: int) -> bool:
     )
 
 
-def _disk_loader(index: ImageIndex, folder: Path) -> Callable[[int], np.ndarray]:
-    make_private_folder(folder)
-    sizes = index.sizes_wh
-    missing = [n for n in range(len(index)) if not _is_complete(_cached_file(index.paths[n], folder), sizes[n])]
-    need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
-    free = shutil.disk_usage(folder).free
-    if need > free * MEMORY_SHARE:
-        raise ValueError(
-            f"cache disk: {len(missing)} images take {_gb(need)} in {folder}, but only {_gb(int(free * MEMORY_SHARE))}"
-            f" may be used ({MEMORY_SHARE:.0%} of {_gb(free)} free); free some space, or use --cache ram or none"
-        )
+class _CacheFiles:
+    """The files of a disk cache: the pixels of an image, followed by their CRC-32.
 
-    def load(number: int) -> np.ndarray:
-        path, (width, height) = index.paths[number], sizes[number]
-        target = _cached_file(path, folder)
-        if not _is_complete(target, sizes[number]):
-            pixels = decode_on_host(path, sizes[number])
-            with replacing(target, durable=False) as temporary:
-                pixels.tofile(temporary)
-        return np.memmap(target, np.uint8, "r", shape=(height, width, 3))
+    Raises:
+        ValueError: the cache does not fit on the disk.
+        OSError: the folder cannot be created.
+    """
 
-    return load
+    def __init__(self, index: ImageIndex, folder: Path) -> None:
+        make_private_folder(folder)
+        self._index, self._folder = index, folder
+        self._unverified = {number for number in range(len(index)) if self._is_complete(number)}
+        missing = [number for number in range(len(index)) if number not in self._unverified]
+        need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
+        free = shutil.disk_usage(folder).free
+        if need > free * MEMORY_SHARE:
+            raise ValueError(
+                f"cache disk: {len(missing)} images take {_gb(need)} in {printable(folder)}, but only "
+                f"{_gb(int(free * MEMORY_SHARE))} may be used ({MEMORY_SHARE:.0%} of {_gb(free)} free); free some "
+                "space, or use --cache ram or none"
+            )
+
+    def opened(self, number: int) -> np.ndarray:
+        """Return the memory-mapped content of an image's file, which is created if it is not complete.
+
+        Raises:
+            OSError: the image cannot be decoded, or the file not be written.
+        """
+        file = self._file(number)
+        return np.memmap(file, np.uint8, "r") if number in self._unverified else self._written(number, file)
+
+    def verified(self, number: int, content: np.ndarray) -> np.ndarray:
+        """Return the content of an image's file, or of a new one if the checksum differs.
+
+        Raises:
+            OSError: the image cannot be decoded, or the file not be written.
+        """
+        if number not in self._unverified:
+            return content
+        if _checksum(content[:-_CHECKSUM_BYTES]) != content[-_CHECKSUM_BYTES:].tobytes():
+            _log.warning("%s: damaged in the image cache; decoding it again", printable(self._index.paths[number]))
+            content = self._written(number, self._file(number))
+        self._unverified.discard(number)
+        return content
+
+    def pixels(self, number: int, content: np.ndarray) -> np.ndarray:
+        """Return the image in the content of its file, (h, w, 3) uint8 RGB."""
+        width, height = self._index.sizes_wh[number]
+        return content[:-_CHECKSUM_BYTES].reshape(height, width, 3)
+
+    def _written(self, number: int, file: Path) -> np.ndarray:
+        pixels = decode_on_host(self._index.paths[number], self._index.sizes_wh[number])
+        content = np.append(pixels, np.frombuffer(_checksum(pixels), np.uint8))
+        with replacing(file, durable=False) as temporary:
+            content.tofile(temporary)
+        return np.memmap(file, np.uint8, "r")
+
+    def _is_complete(self, number: int) -> bool:
+        """Return whether a file is complete; it may be truncated after a full disk or a power loss."""
+        width, height = self._index.sizes_wh[number]
+        try:
+            return self._file(number).stat().st_size == width * height * 3 + _CHECKSUM_BYTES
+        except FileNotFoundError:
+            return False
+
+    def _file(self, number: int) -> Path:
+        """Return the file of an image, whose name depends on the image's path and `file_stamp`."""
+        path = self._index.paths[number]
+        key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
+        return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
 
 
-def _is_complete(target: Path, image_wh: tuple[int, int]) -> bool:
-    """Return whether a cache file is complete; it may be truncated after a full disk or a power loss."""
-    try:
-        return target.stat().st_size == image_wh[0] * image_wh[1] * 3
-    except FileNotFoundError:
-        return False
-
-
-def _cached_file(path: Path, folder: Path) -> Path:
-    """Return the cache file of an image, whose name depends on its path and `file_stamp`."""
-    key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
-    return folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
+def _checksum(pixels: np.ndarray) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(pixels).data).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _gb(count: int) -> str:

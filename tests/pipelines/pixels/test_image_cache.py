@@ -9,8 +9,10 @@ from PIL import Image
 
 from kernels.host.free_memory import free_memory
 from pipelines.augmentation.augment_config import AugmentConfig
+from pipelines.augmentation.rendering import TileRender
 from pipelines.data.columns import ImageFormats
 from pipelines.data.index import ImageIndex, index_images
+from pipelines.pixels.encoded_images import decode_on_host
 from pipelines.pixels.image_cache import CacheKind, cache_need, open_images
 from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
@@ -100,6 +102,46 @@ def test_truncated_cache_file_is_rebuilt(index: ImageIndex, tmp_path: Path) -> N
     kept[1].write_bytes(b"")
     open_images(index, "disk", folder=folder)
     assert [file.read_bytes() for file in sorted(folder.iterdir())] == whole
+
+
+def whole_image(index: ImageIndex, number: int) -> TileRender:
+    width, height = index.sizes_wh[number]
+    shape = (height, width)
+    return TileRender(
+        number, crop_start=(0, 0), crop_shape=shape, region_start=(0, 0), region_end=shape, shape=shape, anchor=(0, 0)
+    )
+
+
+def decoded(index: ImageIndex, number: int) -> np.ndarray:
+    return decode_on_host(index.paths[number], index.sizes_wh[number])
+
+
+def test_damaged_cache_file_is_decoded_again(
+    index: ImageIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    open_images(index, "disk", folder=folder)
+    kept = sorted(folder.iterdir())
+    whole = [file.read_bytes() for file in kept]
+    for file, place in zip(kept, (0, 100, -1), strict=False):  # the last byte is part of the checksum
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        file.write_bytes(content)
+    images = open_images(index, "disk", folder=folder)
+    for _ in range(2):
+        for number in range(len(index)):
+            np.testing.assert_array_equal(images.tile(whole_image(index, number)), decoded(index, number))
+    assert [file.read_bytes() for file in sorted(folder.iterdir())] == whole
+    assert [text.partition(": ")[2] for text in caplog.messages] == [
+        "damaged in the image cache; decoding it again"
+    ] * 3
+
+
+def test_removed_cache_serves_the_run_that_opened_it(index: ImageIndex, tmp_path: Path) -> None:
+    open_images(index, "disk", folder=tmp_path / "cache")
+    images = open_images(index, "disk", folder=tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    np.testing.assert_array_equal(images.tile(whole_image(index, 0)), decoded(index, 0))
 
 
 def test_replaced_image_with_same_mtime_and_size_is_decoded_again(tmp_path: Path) -> None:
