@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, AlreadyReportedError, RunEndedError
@@ -41,7 +42,9 @@ def run_command(name: str, command: Callable[[], int | None], *, debug: bool, pr
         process_ends: whether the process exits with the returned code; signals are then ignored from the end of the
             command on, because they would replace the code or print tracebacks.
     """
-    with robust_output(), _logging_restored():
+    with robust_output(), _logging_restored(), warnings.catch_warnings():
+        # Of damaged EXIF data, without the file's name. The image is used as it is stored.
+        warnings.filterwarnings("ignore", module=r"PIL\..*")
         try:
             with Terminable(process_ends=process_ends):
                 return _exit_code(name, command, debug=debug)

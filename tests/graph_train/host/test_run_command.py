@@ -2,18 +2,22 @@
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from graph_train.host.failures import DONE, INTERNAL_ERROR, INTERRUPTED, USER_ERROR
 from graph_train.host.interrupts import Interruptible, StopRequest, Terminable
 from graph_train.host.run_command import run_command
 from kernels.host.files import replacing
+from pipelines.data.images import decode_rgb
 from tests.python_process import run_python
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
@@ -120,6 +124,22 @@ def test_ctrl_c_during_native_import_is_an_interrupt(capsys: pytest.CaptureFixtu
 
     assert run_command("graph-train", command, debug=False) == INTERRUPTED
     assert capsys.readouterr().err == "graph-train: interrupted\n"
+
+
+def test_damaged_exif_prints_no_warnings() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    block = b"Exif\0\0MM\0\x2a\xff\xff\xff\xff"
+    content = stream.getvalue()
+    damaged = content[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + content[2:]
+
+    def command() -> None:
+        assert decode_rgb(damaged).shape == (16, 16, 3)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert run_command("graph-predict", command, debug=False) == DONE
+    assert shown == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
