@@ -94,6 +94,19 @@ def reject_unknown(names: Iterable[str], known: Collection[str]) -> None:
             raise ValueError(f"unknown setting {name!r}{hint}")
 
 
+def _given(item: "Field[Any]", value: Any) -> str:
+    """Return a setting as one line; the text of an array has several."""
+    return f"{item.name}={' '.join(repr(value).split()):.60}"
+
+
+def _can_be_encoded(text: str) -> bool:
+    """Return whether a text can be an argument of a command, unlike NUL and halves of surrogate pairs."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def typed(item: "Field[Any]", value: Any) -> Any:
     """Convert a Python value to what the command line would give: paths to strings, single values to tuples.
 
@@ -110,11 +123,13 @@ def typed(item: "Field[Any]", value: Any) -> Any:
     entries = tuple(value) if kind in (TEXTS, NUMBERS) and isinstance(value, list | tuple) else (value,)
     entry_kind = {TEXTS: str, NUMBERS: int, SWITCH: bool}.get(kind, kind)
     if not all(_has_type(entry, entry_kind) for entry in entries):
-        raise ValueError(f"{item.name}={value!r:.60}: must be {_KINDS[kind]}")
+        raise ValueError(f"{_given(item, value)}: must be {_KINDS[kind]}")
     try:
         made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
     except OverflowError:
-        raise ValueError(f"{item.name}={value!r:.60}: too large") from None
+        raise ValueError(f"{_given(item, value)}: too large") from None
+    if entry_kind is str and not all(map(_can_be_encoded, made)):
+        raise ValueError(f"{_given(item, value)}: contains characters that are not allowed in a file name")
     return made if kind in (TEXTS, NUMBERS) else made[0]
 
 

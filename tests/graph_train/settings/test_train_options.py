@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +133,9 @@ REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"rect": "yes"}, "rect='yes': must be True or False"),
     ({"freeze": ["a"]}, "must be an integer or a list"),
     ({"data": 5}, "data=5: must be a string"),
+    ({"data": np.zeros((2, 2))}, "data=array([[0., 0.], [0., 0.]]): must be a string"),
+    ({"name": "a\0b"}, "name='a\\x00b': contains characters that are not allowed in a file name"),
+    ({"name": "\ud800"}, "name='\\ud800': contains characters that are not allowed in a file name"),
     ({"epochs": 0}, "--epochs 0: must be at least 1"),
     ({"imgsz": 8}, "--imgsz 8"),
     ({"workers": -1}, "--workers -1"),
