@@ -44,7 +44,7 @@ class RunDescription:
 
 
 def _plots(folder: Path) -> list[Path]:
-    return [path for stem in _PLOT_STEMS if (path := folder / f"{stem}.png").exists()]
+    return [path for stem in _PLOT_STEMS if (path := folder / f"{stem}.png").is_file()]
 
 
 def _import_extra(module: str, extra: str) -> Any:

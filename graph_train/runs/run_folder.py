@@ -28,7 +28,7 @@ EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetenso
 """Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _MAX_OWNER_LENGTH = 20
-_WRITTEN = ("*.yaml", "*.csv", "report.*", "weights/*.safetensors")
+_WRITTEN = ("*.yaml", "*.csv", "*.png", "*.jpg", "report.*", "problems.txt", "weights/*.safetensors")
 """Files of a run, which replace existing files of the same name."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")

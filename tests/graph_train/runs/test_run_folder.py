@@ -41,7 +41,10 @@ def test_pipes_in_place_of_run_files_raise(tmp_path: Path, name: str) -> None:
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", "results.csv", "opt.yaml"])
+OTHER_FILES = ("results.csv", "opt.yaml", "results.png", "labels.jpg", "problems.txt")
+
+
+@pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", *OTHER_FILES])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_special_files_in_place_of_run_files_raise(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     (tmp_path / "weights").mkdir()
