@@ -39,11 +39,12 @@ class Data:
         return self.train.class_names
 
     def fingerprint(self) -> str:
-        """Return a digest of the image names, sizes and labels, independent of where the files are."""
+        """Return a digest of image names, sizes in px and bytes, and labels, independent of where the files are."""
         digest = hashlib.blake2b(digest_size=16)
         for index in (self.train, self.val):
             digest.update(repr((index.paths.names, index.class_names)).encode())
-            digest.update(np.ascontiguousarray(index.sizes).tobytes())
+            for sizes in (index.sizes, index.formats.file_bytes):
+                digest.update(np.ascontiguousarray(sizes).tobytes())
             for rows in index.labels:
                 digest.update(np.ascontiguousarray(rows).tobytes() + b"|")
         return digest.hexdigest()

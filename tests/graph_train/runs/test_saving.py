@@ -165,14 +165,16 @@ def test_resume_finds_run(tmp_path: Path, uninterrupted: FinishedRun) -> None:
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
 
 
-def test_changed_data_set_warns(runner: TrainingRunner, uninterrupted: FinishedRun, run: Path) -> None:
-    label = runner.root / "set" / "labels" / "train" / "0.txt"
-    content = label.read_text()
-    label.write_text(content + "1 0.5 0.5 0.2 0.2\n")
+@pytest.mark.parametrize("file", ["labels/train/0.txt", "images/val/0.jpg"])
+def test_changed_data_set_warns(runner: TrainingRunner, uninterrupted: FinishedRun, run: Path, file: str) -> None:
+    path = runner.root / "set" / file
+    content = path.read_bytes()
+    # Bytes after the end of a JPEG are ignored.
+    path.write_bytes(content + b"1 0.5 0.5 0.2 0.2\n")
     try:
         assert "The data set differs from the checkpoint's" in runner.train_as_given(resume=run).log
     finally:
-        label.write_text(content)
+        path.write_bytes(content)
     assert "The data set differs" not in uninterrupted.log
 
 
