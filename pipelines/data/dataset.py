@@ -200,7 +200,8 @@ def _sources(yaml: YamlFile, split: Split, roots: list[Path]) -> tuple[Path, ...
                         f"{yaml.where(*key)}: {split}: {printable(path)}: {reason}; check the path and its permissions"
                     )
             places = ", ".join(printable(path) for path in tried)
-            return f"{yaml.where(*key)}: {split}: not found at {places}; {download_hint(yaml)}"
+            remedy = "write / instead of \\" if "\\" in str(tried[0]) else download_hint(yaml)
+            return f"{yaml.where(*key)}: {split}: not found at {places}; {remedy}"
         sources.append(source)
     return tuple(sources)
 

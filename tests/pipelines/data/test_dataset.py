@@ -59,6 +59,7 @@ def test_class_names(folder: Path, names: str, expected: tuple[str, ...]) -> Non
         ("val: images/val\nnames: [a]", "", "no `train`"),
         ("train: images/train\nnames: [a]", "", "no `val`"),
         ("train: images/trian\nval: images/val\nnames: [a]", ":1:8", "not found at"),
+        ("train: images\\train\nval: images/val\nnames: [a]", ":1:8", "images\\train; write / instead of \\"),
         ("train: [images/train, 3]\nval: images/val\nnames: [a]", ":1:23", "must be a path, found 3"),
         ("train: {a: b}\nval: images/val\nnames: [a]", ":1:8", "must be a path"),
         ("path: [1]\ntrain: images/train\nval: images/val\nnames: [a]", ":1:7", "path must be a path"),
