@@ -39,7 +39,7 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
     weight = numbers(*((channels, 3, 3, channels) if packed else (channels, channels, 3, 3))).to(kind.dtype)
     of_channels = [numbers(channels) for _ in range(4)]
     flats = [numbers(parameters) for _ in range(5)]
-    state = UpdateState([flats[0]], [flats[1]], (1,), gradient_sum=flats[2], first_moment=flats[3])
+    state = UpdateState([flats[0]], (1,), average=flats[1], gradient_sum=flats[2], first_moment=flats[3])
     hyper = hyper_vector(
         learning_rates=(0.01,) * 3, weight_decays=(5e-4,) * 3, momentum=0.9, ema_decay=0.99, update=True
     )

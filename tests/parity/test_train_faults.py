@@ -170,7 +170,13 @@ STATE_FAULTS: dict[Fault, str] = {
 IN_BOTH_MODES = (frozen_ema, wrong_update_sign, one_statistic_not_updated, one_negated_tensor)
 
 
-@pytest.mark.parametrize(("fault", "mode"), [*product(STATE_FAULTS, ("graph",)), *product(IN_BOTH_MODES, ("eager",))])
+@pytest.mark.parametrize(
+    ("fault", "mode"),
+    [
+        *product(STATE_FAULTS, ("graph",)),
+        *(pytest.param(fault, "eager", marks=pytest.mark.slow) for fault in IN_BOTH_MODES),
+    ],
+)
 def test_faults_are_detected(
     small_vectors: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -327,8 +333,8 @@ def test_faults_of_the_graph_are_detected(
         (one_momentum_buffer_is_a_tenth_too_small, "updates of model/model.4.cv1.bn.bias, in roundings"),
         (wrong_update_sign, "updates of model/model.0.conv.weight, in roundings"),
         # Their updates follow the formulas, so near ties are searched for.
-        (no_weight_decay, "final: median moved of group 1"),
-        (gradient_not_clipped, "loss"),
+        pytest.param(no_weight_decay, "final: median moved of group 1", marks=pytest.mark.slow),
+        pytest.param(gradient_not_clipped, "loss", marks=pytest.mark.slow),
     ],
 )
 def test_faults_are_not_forgiven(

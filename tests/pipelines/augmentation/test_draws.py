@@ -53,9 +53,26 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(augment=configs, seed=st.integers(0, 2**32), polygons=st.booleans(), side=st.sampled_from([64, 320, 640]))
+_SAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_given_settings = given(
+    augment=configs, seed=st.integers(0, 2**32), polygons=st.booleans(), side=st.sampled_from([64, 320, 640])
+)
+
+
+@settings(_SAMPLES, max_examples=50)
+@_given_settings
+def test_two_thousand_samples_are_valid(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> None:
+    _check_forty_samples(augment, seed, polygons, side)
+
+
+@pytest.mark.slow
+@settings(_SAMPLES, max_examples=250)
+@_given_settings
 def test_ten_thousand_samples_are_valid(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> None:
+    _check_forty_samples(augment, seed, polygons, side)
+
+
+def _check_forty_samples(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> None:
     index = random_index(seed, polygons=polygons)
     draws = SampleDraws(index, augment, seed=seed)
     sizes = index.sizes_wh
