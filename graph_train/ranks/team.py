@@ -1,5 +1,6 @@
 """A rank's membership in its job: it joins before OneFlow is imported and reports success or failure at the end."""
 
+import gc
 import json
 import logging
 import os
@@ -175,8 +176,15 @@ def reporting(*, quiet: bool) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-    """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks."""
-    if code and not _team.info.single_rank:
+    """Exit a failed rank of a job without OneFlow's shutdown, which would wait for all ranks.
+
+    In a rank that has succeeded, keep unreachable graphs until the process ends: destroying a graph waits for the other
+    ranks, which may be destroying another one.
+    """
+    if _team.info.single_rank:
+        return
+    gc.freeze()
+    if code:
         if _team.has_failed:
             time.sleep(_LINGER_SECONDS)
         logging.shutdown()
