@@ -130,7 +130,7 @@ def runs_cuda_kernels(tensor: Tensor) -> bool:
 
 
 def _configure_graphs() -> None:
-    """Execute the CPU ops of graphs sequentially on one thread, and skip a compiler pass that one rank does not need.
+    """Execute the CPU ops of graphs sequentially on one thread, and skip what compiling for one rank does not need.
 
     OneFlow distributes them over one thread per core, which suits single-threaded kernels. Ours use all cores and would
     compete (docs/kernels.md has measurements). The number cannot be changed once a graph has been compiled.
@@ -142,8 +142,10 @@ def _configure_graphs() -> None:
     # Keep OneFlow's thread pool at its default size, the number of cores.
     resource.compute_thread_pool_size = resource.compute_thread_pool_size or resource.cpu_device_num
     resource.cpu_device_num = 1
-    resource.disable_group_boxing_by_dst_parallel = flow.env.get_world_size() == 1
+    one_rank = flow.env.get_world_size() == 1
+    resource.disable_group_boxing_by_dst_parallel = one_rank
     session.update_resource_eagerly(resource)
+    plugin_library().graph_train_skip_unread_shapes(1, int(one_rank))
 
 
 def _start_session() -> Any:
@@ -191,6 +193,8 @@ def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     if not library.graph_train_order_job_queue():  # after `Sync`, no graph is running
         _log.warning("this build of OneFlow may crash if a small graph ends before its start is recorded")
+    if not library.graph_train_skip_unread_shapes(1, 0):
+        _log.warning("compiling a graph takes longer than necessary with this build of OneFlow")
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)
     return library
