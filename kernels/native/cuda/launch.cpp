@@ -14,11 +14,18 @@ namespace graph_train::cuda {
 
 namespace {
 
-constexpr size_t kTables = 64;  // per stream
+constexpr size_t kTableBytes = size_t{64} << 20;  // per stream
+constexpr Result kOutOfMemory = 2;
 
 struct Table {
   std::string content;
   Pointer memory;
+};
+
+// The tables of a stream, the most recently used first.
+struct Tables {
+  std::list<Table> list;
+  size_t bytes = 0;
 };
 
 // Context, modules and functions of one device.
@@ -185,32 +192,39 @@ void* workspace(const Queue& queue, size_t bytes) {
       GT_CUDA_CHECK(memory_free(block.memory));
     }
     block = {};
-    GT_CUDA_CHECK(memory_allocate(&block.memory, bytes));
+    const Result result = driver().memory_allocate(&block.memory, bytes);
+    if (result == kOutOfMemory) return nullptr;
+    check(result, "memory_allocate");
     block.bytes = bytes;
   }
   return reinterpret_cast<void*>(block.memory);
 }
 
 const void* device_table_raw(const Queue& queue, const void* table, size_t bytes) {
-  static auto* of_streams = new std::map<std::pair<int, Stream>, std::list<Table>>;
+  static auto* of_streams = new std::map<std::pair<int, Stream>, Tables>;
   const std::lock_guard<std::mutex> lock(mutex());
   auto& tables = (*of_streams)[{queue.device, queue.stream}];
-  for (auto entry = tables.begin(); entry != tables.end(); ++entry) {
+  auto& list = tables.list;
+  for (auto entry = list.begin(); entry != list.end(); ++entry) {
     if (entry->content.size() != bytes || std::memcmp(entry->content.data(), table, bytes) != 0) continue;
-    tables.splice(tables.begin(), tables, entry);
+    list.splice(list.begin(), list, entry);
     return reinterpret_cast<const void*>(entry->memory);
   }
   enter(queue.device);
-  if (tables.size() == kTables) {
-    GT_CUDA_CHECK(stream_synchronize(queue.stream));  // launched kernels may still read it
-    GT_CUDA_CHECK(memory_free(tables.back().memory));
-    tables.pop_back();
+  if (tables.bytes + bytes > kTableBytes && !list.empty()) {
+    GT_CUDA_CHECK(stream_synchronize(queue.stream));  // launched kernels may still read them
   }
-  tables.push_front({std::string(static_cast<const char*>(table), bytes), 0});
-  GT_CUDA_CHECK(memory_allocate(&tables.front().memory, bytes));
+  while (tables.bytes + bytes > kTableBytes && !list.empty()) {
+    GT_CUDA_CHECK(memory_free(list.back().memory));
+    tables.bytes -= list.back().content.size();
+    list.pop_back();
+  }
+  list.push_front({std::string(static_cast<const char*>(table), bytes), 0});
+  tables.bytes += bytes;
+  GT_CUDA_CHECK(memory_allocate(&list.front().memory, bytes));
   // Copied from the entry's content, whose address does not change before the copy is done.
-  GT_CUDA_CHECK(memory_copy_to_device(tables.front().memory, tables.front().content.data(), bytes, queue.stream));
-  return reinterpret_cast<const void*>(tables.front().memory);
+  GT_CUDA_CHECK(memory_copy_to_device(list.front().memory, list.front().content.data(), bytes, queue.stream));
+  return reinterpret_cast<const void*>(list.front().memory);
 }
 
 void set_zero(const Queue& queue, void* memory, size_t bytes) {

@@ -55,7 +55,7 @@ int64_t cooperative_blocks(const Queue& queue, const std::string& name, int64_t 
 unsigned int* grid_counters(const Queue& queue);
 
 // A copy of a host table in device memory. Equal tables share a copy, so a compiled graph, whose tensors have fixed
-// addresses, copies each table once.
+// addresses, copies each table once; the least recently used ones are freed beyond 64 MiB.
 const void* device_table_raw(const Queue& queue, const void* table, size_t bytes);
 template<typename T>
 const T* device_table(const Queue& queue, const std::vector<T>& table) {
@@ -63,7 +63,7 @@ const T* device_table(const Queue& queue, const std::vector<T>& table) {
 }
 
 // Workspace for the next kernel on this stream, such as cuDNN's; its content is undefined. Each stream has one block,
-// which grows to the largest request; growing synchronises with the stream.
+// which grows to the largest request; growing synchronises with the stream. Returns null if there is not enough memory.
 void* workspace(const Queue& queue, size_t bytes);
 
 void set_zero(const Queue& queue, void* memory, size_t bytes);

@@ -70,16 +70,20 @@ def cooperative(host: Host) -> None:
 
 
 def tables(host: Host) -> None:
-    """Check that equal tables are shared, and that beyond 64 per stream the least recently used is freed."""
+    """Check that equal tables are shared, and that beyond 64 MiB per stream the least recently used are freed."""
     first = host.table(0, 5, b"first")
     assert host.table(0, 5, b"first") == first
     assert ctypes.string_at(first, 5) == b"first"
     assert host.table(0, 6, b"first") != first
-    for number in range(63):
+    for number in range(200):
         host.table(0, 5, b"table%d" % number)
+    large = [bytes([number]) * (30 << 20) for number in range(3)]
+    for content in large[:2]:
+        host.table(0, 5, content)
     assert host.table(0, 5, b"first") == first
-    host.table(0, 5, b"one more")
+    host.table(0, 5, large[2])
     assert host.table(0, 5, b"first") == first
+    host.table(0, 5, large[2])
 
 
 def counters(host: Host) -> None:
