@@ -9,6 +9,7 @@
 namespace graph_train::cudnn {
 
 using Status = int;  // 0 is success
+constexpr Status kAllocationFailed = 2;
 using Handle = void*;
 using Descriptor = void*;  // of a tensor, a filter or a convolution
 

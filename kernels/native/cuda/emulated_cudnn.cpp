@@ -170,8 +170,12 @@ Status find_algorithms(Handle, Descriptor first, Descriptor second, Descriptor c
   return 0;
 }
 
+// Whether the deterministic algorithms need more memory than there is.
+bool only_racing_fits() { return workspace_of_all >= kHugeWorkspace; }
+
 Status workspace_bytes(Handle, Descriptor, Descriptor, Descriptor, Descriptor, int algorithm, size_t* bytes) {
   *bytes = algorithm == kHuge ? kHugeWorkspace : workspace_of_all.load();
+  if (algorithm == kRacing && only_racing_fits()) *bytes = kLeastWorkspace;
   return algorithm == kRefused ? kNotSupported : 0;
 }
 
@@ -209,7 +213,8 @@ Status run(Handle, const void* alpha, Descriptor first, const void* first_data, 
   const auto of = named<pass>(first, second, result);
   const ConvolutionShape shape = checked_shape(of, convolution);
   if (algorithm == kFailing) return kNotSupported;
-  if (algorithm != (some_are_deterministic != 0 ? kGood : kRacing)) fail("this algorithm must not be chosen");
+  if (algorithm != (some_are_deterministic != 0 && !only_racing_fits() ? kGood : kRacing))
+    fail("this algorithm must not be chosen");
   if (workspace == nullptr || bytes < kLeastWorkspace) fail("the workspace is too small");
   if (*static_cast<const float*>(alpha) != 1 || *static_cast<const float*>(beta) != 0)
     fail("alpha must be 1 and beta 0");

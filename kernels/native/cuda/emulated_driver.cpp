@@ -84,9 +84,10 @@ Result launch_cooperative(Function function, unsigned int gx, unsigned int gy, u
 }
 
 Result allocate(Pointer* pointer, size_t bytes) {
-  if (bytes == 0) return 1;  // INVALID_VALUE
+  if (bytes == 0) return 1;               // INVALID_VALUE
+  if (bytes > size_t{1} << 38) return 2;  // CUDA_ERROR_OUT_OF_MEMORY, even where the system overcommits
   *pointer = reinterpret_cast<Pointer>(std::malloc(bytes));
-  return *pointer == 0 ? 2 : 0;  // CUDA_ERROR_OUT_OF_MEMORY
+  return *pointer == 0 ? 2 : 0;
 }
 
 Result release(Pointer pointer) {

@@ -132,6 +132,7 @@ cudnn::Status run_choice(const cuda::Queue& queue, cudnn::Handle handle, const c
   const Choice& choice = plan.choices.front();
   const size_t bytes = choice.workspace_bytes;
   void* const workspace = bytes == 0 ? nullptr : cuda::workspace(queue, bytes);
+  if (bytes > 0 && workspace == nullptr) return cudnn::kAllocationFailed;
   const auto& [first, second, result] = plan.operands;
   const float alpha = 1, beta = 0;
   return functions.run(handle, &alpha, first, data[0], second, data[1], plan.convolution, choice.algorithm, workspace,
@@ -177,7 +178,7 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
   Plan& plan = cached_plan(queue.device, handle, pass, shape, type);
   const auto first_status = run_choice(queue, handle, functions_of(pass), plan, data);
   auto status = first_status;
-  // cuDNN lists some algorithms that it then refuses to run.
+  // cuDNN lists some algorithms that it then refuses to run; for others, memory may not suffice.
   while (status != 0 && !plan.has_run && plan.choices.size() > 1) {
     plan.choices.pop_front();
     GT_CUDNN_CHECK(set_math(plan.convolution, plan.choices.front().math));
@@ -185,9 +186,10 @@ void convolve_with_cudnn(const cuda::Queue& queue, cudnn::Handle handle, Convolu
   }
   cudnn::check(status == 0 ? status : first_status, name);
   if (!plan.has_run && !plan.choices.front().deterministic) {
-    std::cerr << "graph-train: cuDNN has no deterministic algorithm for this convolution, results may differ in the "
-                 "last digits from run to run: "
-              << description(pass, shape) << std::endl;
+    std::cerr
+        << "graph-train: cuDNN has no deterministic algorithm for this convolution (or not enough memory for it), "
+           "results may differ in the last digits from run to run: "
+        << description(pass, shape) << std::endl;
   }
   plan.has_run = true;
   cuda::count(name);

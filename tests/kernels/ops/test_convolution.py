@@ -104,12 +104,17 @@ def test_float32_inputs_are_not_rounded(packed: bool) -> None:
 
 @pytest.mark.parametrize(
     ("width", "workspace", "deterministic", "warning"),
-    [(19, 300 << 20, 1, ""), (21, 1000, 0, "no deterministic algorithm"), (23, 300 << 20, 0, "no deterministic")],
+    [
+        (19, 300 << 20, 1, ""),
+        (21, 1000, 0, "no deterministic algorithm"),
+        (23, 300 << 20, 0, "no deterministic"),
+        (25, 1 << 62, 1, "not enough memory"),
+    ],
 )
 def test_best_cudnn_algorithm_is_chosen(
     width: int, workspace: int, deterministic: int, warning: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Little workspace and fixed order of sums are preferred, but a convolution may have no such algorithm."""
+    """Little workspace and fixed order of sums are preferred; there may be no such algorithm, or no memory for it."""
     if not emulates_cuda():
         pytest.skip("of the emulated cuDNN")
     case = replace(CASES["3x3, stride 2"], size=(7, width))  # of its own: algorithms are kept
