@@ -4,7 +4,7 @@ Pure functions of NumPy arrays; `graph_train.validation` applies them to a data 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,6 @@ Array = npt.NDArray[Any]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
 """(10,) the IoU thresholds of mAP50-95; the first is that of mAP50."""
-
-Interpolation = Literal["continuous", "coco"]
-"""Sampling of a precision-recall curve at 101 recalls: linear interpolation (YOLOv5), or the next point (COCO)."""
 
 _CURVE_POINTS = 1000
 _TINY = 1e-16
@@ -113,14 +110,7 @@ class ClassMetrics:
         return values
 
 
-def metrics_per_class(
-    correct: Array,
-    confidence: Array,
-    predicted_class: Array,
-    label_class: Array,
-    *,
-    interpolation: Interpolation = "continuous",
-) -> ClassMetrics:
+def metrics_per_class(correct: Array, confidence: Array, predicted_class: Array, label_class: Array) -> ClassMetrics:
     """Compute the metrics of each class from the matched detections of a whole data set.
 
     Args:
@@ -135,16 +125,16 @@ def metrics_per_class(
     ap = np.zeros((len(classes), correct.shape[1]))
     precision, recall, at_recall = (np.zeros((len(classes), _CURVE_POINTS)) for _ in range(3))
     for row, (category, count) in enumerate(zip(classes, labels, strict=True)):
-        mine = predicted_class == category
-        if not mine.any():
+        of_class = predicted_class == category
+        if not of_class.any():
             continue
-        true = correct[mine].cumsum(axis=0)
+        true = correct[of_class].cumsum(axis=0)
         recalls, precisions = true / (count + _TINY), true / np.arange(1, len(true) + 1)[:, None]
         # `interp` needs increasing x values, but confidence decreases along the rows.
-        recall[row] = np.interp(-axis, -confidence[mine], recalls[:, 0], left=0)
-        precision[row] = np.interp(-axis, -confidence[mine], precisions[:, 0], left=1)
+        recall[row] = np.interp(-axis, -confidence[of_class], recalls[:, 0], left=0)
+        precision[row] = np.interp(-axis, -confidence[of_class], precisions[:, 0], left=1)
         for level in range(correct.shape[1]):
-            ap[row, level], curve = average_precision(recalls[:, level], precisions[:, level], interpolation)
+            ap[row, level], curve = average_precision(recalls[:, level], precisions[:, level])
             if level == 0:
                 at_recall[row] = np.interp(axis, *curve)
     curves = {"precision": precision, "recall": recall, "at_recall": at_recall}
@@ -176,10 +166,8 @@ def _at_best_confidence(
     )
 
 
-def average_precision(
-    recall: Array, precision: Array, interpolation: Interpolation = "continuous"
-) -> tuple[float, tuple[Array, Array]]:
-    """Return the area under a precision-recall curve, sampled at 101 recalls, and the curve's monotone envelope.
+def average_precision(recall: Array, precision: Array) -> tuple[float, tuple[Array, Array]]:
+    """Return the area under a precision-recall curve, interpolated at 101 recalls, and its monotone envelope.
 
     The curve is extended to recall 0 (precision 1) and recall 1 (precision 0), and the precision at each recall is
     replaced by the highest precision at this or any greater recall.
@@ -193,11 +181,7 @@ def average_precision(
     recalls = np.concatenate(([0.0], recall, [1.0]))
     envelope = np.maximum.accumulate(np.concatenate(([1.0], precision, [0.0]))[::-1])[::-1]
     samples = np.linspace(0, 1, 101)
-    if interpolation == "continuous":
-        return float(np.trapz(np.interp(samples, recalls, envelope), samples)), (recalls, envelope)
-    # COCO: precision at the first point that reaches the recall, else 0.
-    reached = np.searchsorted(recall, samples, side="left")
-    return float(np.append(envelope[1:-1], 0.0)[reached].mean()), (recalls, envelope)
+    return float(np.trapz(np.interp(samples, recalls, envelope), samples)), (recalls, envelope)
 
 
 def smooth(values: Array, fraction: float) -> Array:

@@ -76,10 +76,9 @@ def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
 
     COCOeval chooses matches by another rule, hence the 1e-3 for our own.
     """
-    detections, label_class = stored["detections"], stored["labels"][:, 0]
-    found = metrics_per_class(correct, detections[:, 4], detections[:, 5], label_class, interpolation="coco")
-    _, _, map50, map50_95 = found.means()
-    report.close("COCO mAP50-95, mAP50", (map50_95, map50), stored["coco_stats"][:2], atol=1e-3)
+    detections = stored["detections"]
+    ap = coco_ap(correct, detections[:, 4], detections[:, 5], stored["labels"][:, 0])
+    report.close("COCO mAP50-95, mAP50", (ap.mean(), ap[:, 0].mean()), stored["coco_stats"][:2], atol=1e-3)
     ids = default_ids([str(category) for category in range(int(stored["nc"]))])
     entries, order = [], []
     for image in range(int(stored["n_images"])):
@@ -95,6 +94,27 @@ def _check_coco(report: Report, stored: Stored, correct: np.ndarray) -> None:
         write_results(results, entries)
         images = list(range(int(stored["n_images"])))
         report.close("COCOeval", evaluate_results(annotations, results, images).stats, stored["coco_stats"], atol=_ATOL)
+
+
+def coco_ap(
+    correct: np.ndarray, confidence: np.ndarray, predicted_class: np.ndarray, label_class: np.ndarray
+) -> np.ndarray:
+    """Return the AP (classes, levels) of our matches, sampled as by COCO; arguments as of `metrics_per_class`."""
+    order = np.argsort(-confidence, kind="stable")
+    classes, labels = np.unique(label_class, return_counts=True)
+    ap = np.zeros((len(classes), correct.shape[1]))
+    for row, (category, count) in enumerate(zip(classes, labels, strict=True)):
+        true = correct[order][predicted_class[order] == category].cumsum(axis=0)
+        precision = true / np.arange(1, len(true) + 1)[:, None]
+        ap[row] = [coco_sampled(true[:, n] / count, precision[:, n]) for n in range(true.shape[1])]
+    return ap
+
+
+def coco_sampled(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Return the mean precision at 101 recalls: at the first point that reaches the recall, else 0."""
+    _, (_, envelope) = average_precision(recall, precision)
+    reached = np.searchsorted(recall, np.linspace(0, 1, 101))
+    return float(np.append(envelope[1:-1], 0.0)[reached].mean())
 
 
 def _annotations(stored: Stored) -> dict[str, list[dict[str, object]]]:
