@@ -229,7 +229,7 @@ REQUIRED = _Required()
 
 
 @dataclass(frozen=True)
-class Parameter:
+class BlockParameter:
     """One positional argument of a block in a yaml row."""
 
     name: str
@@ -247,7 +247,7 @@ class BlockRule:
         repeats_inside: whether the block repeats its inner part; other blocks are stacked.
     """
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[BlockParameter, ...]
     channels: Literal["scaled", "kept", "joined", "none"] = "scaled"
     repeats_inside: bool = False
     size: Callable[[Size, Arguments], Size] = field(default=_unchanged)
@@ -273,16 +273,16 @@ def _table_entry(value: object) -> object:
     return value
 
 
-_OUT = Parameter("out_channels", _positive)
-_GROUPS = Parameter("groups", _positive, 1)
-_ACT = Parameter("activation", _activation, True)
-_STRIDE = Parameter("stride", _positive, 1)
-_PADDING = Parameter("padding", _optional(_non_negative), None)
-_DILATION = Parameter("dilation", _positive, 1)
-_SHORTCUT = Parameter("shortcut", _flag, True)
-_EXPANSION = Parameter("expansion", _ratio, 0.5)
-_KERNEL = Parameter("kernel", _positive, 1)
-_SPP_KERNELS = Parameter("kernels", _kernels, (5, 9, 13))
+_OUT = BlockParameter("out_channels", _positive)
+_GROUPS = BlockParameter("groups", _positive, 1)
+_ACT = BlockParameter("activation", _activation, True)
+_STRIDE = BlockParameter("stride", _positive, 1)
+_PADDING = BlockParameter("padding", _optional(_non_negative), None)
+_DILATION = BlockParameter("dilation", _positive, 1)
+_SHORTCUT = BlockParameter("shortcut", _flag, True)
+_EXPANSION = BlockParameter("expansion", _ratio, 0.5)
+_KERNEL = BlockParameter("kernel", _positive, 1)
+_SPP_KERNELS = BlockParameter("kernels", _kernels, (5, 9, 13))
 
 _CSP = BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION), repeats_inside=True)
 
@@ -293,37 +293,39 @@ BLOCKS: Mapping[str, BlockRule] = {
     "C3x": _CSP,
     "C3TR": _CSP,
     "C3Ghost": _CSP,
-    "C3SPP": BlockRule((_OUT, _SPP_KERNELS, Parameter("repeats", _positive, 1), _SHORTCUT, _GROUPS, _EXPANSION)),
-    "SPPF": BlockRule((_OUT, Parameter("kernel", _odd_int, 5))),
+    "C3SPP": BlockRule((_OUT, _SPP_KERNELS, BlockParameter("repeats", _positive, 1), _SHORTCUT, _GROUPS, _EXPANSION)),
+    "SPPF": BlockRule((_OUT, BlockParameter("kernel", _odd_int, 5))),
     "SPP": BlockRule((_OUT, _SPP_KERNELS)),
     "Bottleneck": BlockRule((_OUT, _SHORTCUT, _GROUPS, _EXPANSION)),
     "BottleneckCSP": _CSP,
     "GhostConv": BlockRule((_OUT, _KERNEL, _STRIDE, _GROUPS, _ACT), size=_convolved),
     "GhostBottleneck": BlockRule(
-        (_OUT, Parameter("kernel", _odd_int, 3), Parameter("stride", _one_or_two, 1)), size=_convolved
+        (_OUT, BlockParameter("kernel", _odd_int, 3), BlockParameter("stride", _one_or_two, 1)), size=_convolved
     ),
     "Focus": BlockRule((_OUT, _KERNEL, _STRIDE, _PADDING, _GROUPS, _ACT), size=_focused),
     "Upsample": BlockRule(
         (
-            Parameter("size", _nothing, None),
-            Parameter("scale_factor", _scale, 2),
-            Parameter("mode", _nearest, "nearest"),
+            BlockParameter("size", _nothing, None),
+            BlockParameter("scale_factor", _scale, 2),
+            BlockParameter("mode", _nearest, "nearest"),
         ),
         channels="kept",
         size=_upsampled,
     ),
     "MaxPool2d": BlockRule(
         (
-            Parameter("kernel", _positive),
-            Parameter("stride", _optional(_positive), None),
-            Parameter("padding", _non_negative, 0),
+            BlockParameter("kernel", _positive),
+            BlockParameter("stride", _optional(_positive), None),
+            BlockParameter("padding", _non_negative, 0),
         ),
         channels="kept",
         size=_pooled,
     ),
-    "ZeroPad2d": BlockRule((Parameter("borders", _borders),), channels="kept", size=_bordered),
-    "Concat": BlockRule((Parameter("axis", _channel_axis, 1),), channels="joined"),
-    "Detect": BlockRule((Parameter("num_classes", _positive), Parameter("anchors", _table_entry)), channels="none"),
+    "ZeroPad2d": BlockRule((BlockParameter("borders", _borders),), channels="kept", size=_bordered),
+    "Concat": BlockRule((BlockParameter("axis", _channel_axis, 1),), channels="joined"),
+    "Detect": BlockRule(
+        (BlockParameter("num_classes", _positive), BlockParameter("anchors", _table_entry)), channels="none"
+    ),
 }
 """Every block of a model yaml; `nn.Upsample`, `nn.MaxPool2d` and `nn.ZeroPad2d` may have their prefix `nn.`."""
 

@@ -237,12 +237,12 @@ class DetectionLoss(flow.nn.Module):
         entries, classes = rows.shape[2], self.head.num_classes
         positive, negative = smooth_targets(self.config.label_smoothing)
         number = labels[:, :, 0].clamp(min=0.0).to(flow.int64)
-        wanted = flow._C.one_hot(number, classes, positive, negative)
-        wanted = wanted.reshape(batch, 1, 1, slots, classes)
-        wanted = wanted.expand(batch, self.head.levels, entries // slots, slots, classes).reshape(
+        targets = flow._C.one_hot(number, classes, positive, negative)
+        targets = targets.reshape(batch, 1, 1, slots, classes)
+        targets = targets.expand(batch, self.head.levels, entries // slots, slots, classes).reshape(
             batch, self.head.levels, entries, classes
         )
-        losses = self.class_elements(rows[..., 5:], wanted).sum(dim=-1)
+        losses = self.class_elements(rows[..., 5:], targets).sum(dim=-1)
         return self.config.classes * (_sum_matches(losses, unmatched) / (count * float(classes))).sum()
 
 

@@ -104,14 +104,14 @@ class ImageBatches:
 
 def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[int]]]:
     """Return the image indices by [shape][batch]."""
-    alike: dict[Size, list[int]] = {}
+    by_shape: dict[Size, list[int]] = {}
     for number, size in enumerate(sizes):
-        alike.setdefault(settings.fit(size).output_hw, []).append(number)
+        by_shape.setdefault(settings.fit(size).output_hw, []).append(number)
     groups = []
-    for numbers in alike.values():
+    for numbers in by_shape.values():
         batches = -(-len(numbers) // settings.batch_size)
-        each = -(-len(numbers) // batches)
-        groups.append([numbers[start : start + each] for start in range(0, len(numbers), each)])
+        per_batch = -(-len(numbers) // batches)
+        groups.append([numbers[start : start + per_batch] for start in range(0, len(numbers), per_batch)])
     return groups
 
 

@@ -21,14 +21,14 @@ BORDER_VALUE = 0.447
 
 
 @dataclass(frozen=True)
-class View:
+class InferenceView:
     """A view of an image: its scale, and whether it is mirrored left to right."""
 
     scale: float
     mirrored: bool
 
 
-VIEWS = (View(1.0, False), View(0.83, True), View(0.67, False))
+VIEWS = (InferenceView(1.0, False), InferenceView(0.83, True), InferenceView(0.67, False))
 
 
 class AugmentedInference:
@@ -55,10 +55,10 @@ class AugmentedInference:
 
     def __call__(self, images: Any, label_rows: Array) -> tuple[Array | Tensor, None]:
         """Return predictions of all views in px of the given images (B, 3, H, W) uint8; no loss is computed."""
-        whole = on_device(images, self._device)
-        parts = [self._predict(scaled(whole, view, self._grid_px)) for view in VIEWS]
+        batch = on_device(images, self._device)
+        parts = [self._predict(scaled(batch, view, self._grid_px)) for view in VIEWS]
         rows = [self._kept_rows(int(part.shape[1]), number) for number, part in enumerate(parts)]
-        return joined(parts, rows, int(whole.shape[3])), None
+        return joined(parts, rows, int(batch.shape[3])), None
 
     def _kept_rows(self, count: int, number: int) -> ViewRows:
         """Return the rows to keep: all except the coarsest level of the largest view and the finest of the smallest.
@@ -71,12 +71,12 @@ class AugmentedInference:
         return ViewRows(first, last - first, view.scale, view.mirrored)
 
 
-def scaled(images: Tensor, view: View, stride: int) -> Tensor:
+def scaled(images: Tensor, view: InferenceView, stride: int) -> Tensor:
     """Return a view of (B, 3, H, W) uint8 images, padded right and below to multiples of `stride`.
 
     The result is float32 in [0, 1], or for the unscaled, unmirrored view the images themselves.
     """
-    if view == View(1.0, False):
+    if view == InferenceView(1.0, False):
         return images
     height, width = int(images.shape[2]), int(images.shape[3])
     size = (int(height * view.scale), int(width * view.scale))

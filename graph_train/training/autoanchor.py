@@ -162,7 +162,7 @@ def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int,
     return by_area(centres)
 
 
-def mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRandom) -> Iterator[Sizes]:
+def anchor_mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRandom) -> Iterator[Sizes]:
     """Yield one array of factors in [0.3, 3] per generation; a draw in which all factors are 1 is repeated."""
     for _ in range(generations):
         factors = np.ones(shape)
@@ -212,7 +212,7 @@ def fit_anchors(
         )
     start = kmeans_anchors(usable, count, image_px, draws)
     factors = tqdm(
-        mutation_factors(start.shape, generations, draws),
+        anchor_mutation_factors(start.shape, generations, draws),
         total=generations,
         desc="Evolving anchors",
         disable=None,  # no bar where stderr is a file or a pipe

@@ -66,8 +66,8 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     folder = make_unused_folder(options.project, options.name, exist_ok=options.exist_ok)
     results: list[ValidationResult] = []
     for number, (detector, group) in enumerate(zip(detectors, groups, strict=True)):
-        job = _Job(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
-        results += job.study() if options.task == "study" else [job.measure()]
+        validation = _SplitValidation(options, dataset, split, index, detector, Path(group[0]), folder, device, number)
+        results += validation.study() if options.task == "study" else [validation.measure()]
     if options.task == "study" and not options.noplots:
         _draw_study(options, results, folder)
     LOG.info("Results saved to %s", printable(folder))
@@ -133,7 +133,7 @@ def _check_classes(detector: Detector, index: ImageIndex, weights: str, options:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _SplitValidation:
     """Validation of one detector on one split."""
 
     options: ValOptions

@@ -71,13 +71,13 @@ def gather_matched_images(local: MatchedImages, exchange: Exchange) -> MatchedIm
     images: list[tuple[int, int, Match, Array]] = []
     for rank, (of_image, *values) in enumerate(zip(*by_rank, strict=True)):
         detections, labels = (np.cumsum(of_image[:, part]) for part in (1, 2))
-        for row, (number, found, wanted) in enumerate(of_image):
-            at, label_at = detections[row] - found, labels[row] - wanted
+        for row, (number, detection_count, label_count) in enumerate(of_image):
+            first, first_label = detections[row] - detection_count, labels[row] - label_count
             match = (
-                values[0][at : at + found],
-                values[1][at : at + found].astype(confidence.dtype),
-                values[2][at : at + found].astype(category.dtype),
+                values[0][first : first + detection_count],
+                values[1][first : first + detection_count].astype(confidence.dtype),
+                values[2][first : first + detection_count].astype(category.dtype),
             )
-            images.append((int(number), rank, match, values[3][label_at : label_at + wanted]))
+            images.append((int(number), rank, match, values[3][first_label : first_label + label_count]))
     images.sort(key=lambda image: image[:2])  # stable: rows of one rank keep their order
     return MatchedImages([image[0] for image in images], [image[2] for image in images], [image[3] for image in images])

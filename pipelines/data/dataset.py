@@ -246,15 +246,17 @@ def _candidates(path: Path, roots: list[Path]) -> list[Path]:
 
 def _download(yaml: YamlFile, roots: list[Path], require: Sequence[Split], *, shipped: bool) -> None:
     """Download the yaml's archives, if any, into the data set's folder; concurrent processes wait for one of them."""
-    wanted = archives(yaml)
-    if not wanted:
+    downloads = archives(yaml)
+    if not downloads:
         return
     # A shipped yaml's first folder is YOLOv5's ../datasets, which may belong to others, so the last one is used.
     root, allowed_below = (roots[-1], [Path.cwd()]) if shipped else (roots[0], [yaml.path.parent, Path.cwd()])
     with _only_one(root.parent):
         if not any(isinstance(_sources(yaml, split, roots), str) for split in require):
             return
-        fetched = fetch_into(root, wanted, class_names=_class_names(yaml, optional=True), allowed_below=allowed_below)
+        fetched = fetch_into(
+            root, downloads, class_names=_class_names(yaml, optional=True), allowed_below=allowed_below
+        )
     _log.info("Unpacked %d files into %s", len(fetched.unpacked.files), printable(root))
     if left := fetched.unpacked.skipped:
         _log.warning(

@@ -254,8 +254,8 @@ def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
     return request
 
 
-def _fetch_once(url: str, file: Path, start: int, wanted: _DownloadRequest) -> None:
-    size = wanted.size
+def _fetch_once(url: str, file: Path, start: int, request: _DownloadRequest) -> None:
+    size = request.size
     with _open(url, **({"Range": f"bytes={start}-"} if start else {})) as answer:
         # A server without support for ranges sends the whole file again.
         start = start if answer.status == _PARTIAL else 0
@@ -264,19 +264,21 @@ def _fetch_once(url: str, file: Path, start: int, wanted: _DownloadRequest) -> N
         if size is not None and expected not in (None, size):
             raise FetchError(f"has {quantity(expected or 0, 'byte')}, but {size} were expected; it is not used")
         with file.open("ab" if start else "wb") as out:
-            _copy(answer, out, url, start, replace(wanted, size=expected if size is None else size))
+            _copy(answer, out, url, start, replace(request, size=expected if size is None else size))
 
 
-def _copy(answer: Any, out: IO[bytes], url: str, start: int, wanted: _DownloadRequest) -> None:
-    expected, total, began = wanted.size, start, time.monotonic()
+def _copy(answer: Any, out: IO[bytes], url: str, start: int, request: _DownloadRequest) -> None:
+    expected, total, began = request.size, start, time.monotonic()
     free = shutil.disk_usage(Path(out.name).parent).free
-    bar = tqdm(total=expected, initial=start, desc=name_of(url), unit="B", unit_scale=True, disable=not wanted.progress)
+    bar = tqdm(
+        total=expected, initial=start, desc=name_of(url), unit="B", unit_scale=True, disable=not request.progress
+    )
     with bar:
         while True:
             if max(total, expected or 0) > start + free:
                 raise FetchError(f"is larger than the free space in {Path(out.name).parent} ({free / 1e9:.1f} GB)")
-            if max(total, expected or 0) > wanted.max_bytes:
-                raise FetchError(f"is larger than {wanted.max_bytes / 1e6:,.0f} MB; it is not used")
+            if max(total, expected or 0) > request.max_bytes:
+                raise FetchError(f"is larger than {request.max_bytes / 1e6:,.0f} MB; it is not used")
             chunk = answer.read1(_CHUNK_BYTES)
             if not chunk:
                 break

@@ -175,8 +175,8 @@ def _image_of(file: Path, name: str) -> Path:
 
 def _places(file: Path, name: str) -> Iterator[Path]:
     plain = Path(name).name or f"{file.stem}.jpg"
-    apart = [file.parent.parent / "JPEGImages"] if file.parent.name == "Annotations" else []
-    for folder in (*apart, file.parent):
+    image_folders = [file.parent.parent / "JPEGImages"] if file.parent.name == "Annotations" else []
+    for folder in (*image_folders, file.parent):
         yield folder / plain
         for suffix in (".jpg", ".jpeg", ".png", ".JPG"):
             yield folder / f"{file.stem}{suffix}"

@@ -113,10 +113,10 @@ def dali_can_decode(content: np.ndarray, image_wh: Size, backend: Backend) -> bo
     """Return whether DALI can decode an image (bytes,) uint8 completely; slow, for use after a failure."""
     width, height = image_wh
     # A crop at the top would miss damage further down.
-    whole = replace(DOT_TILE, crop_shape=(height, width))
+    full_image = replace(DOT_TILE, crop_shape=(height, width))
     decoder = TileDecoder(max_tiles=1, threads=1, backend=backend)
     try:
-        decoder.submit([whole], [content])
+        decoder.submit([full_image], [content])
         decoder.collect()
     except RuntimeError:
         return False

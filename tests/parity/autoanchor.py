@@ -10,6 +10,7 @@ import numpy.typing as npt
 from graph_train.training.autoanchor import (
     AnchorRandom,
     anchor_fit,
+    anchor_mutation_factors,
     box_sizes_px,
     by_area,
     check_anchors,
@@ -18,7 +19,6 @@ from graph_train.training.autoanchor import (
     in_stride_order,
     kmeans_anchors,
     large_enough,
-    mutation_factors,
 )
 from tests.parity.harness import Mode, Report, Subject
 
@@ -54,7 +54,7 @@ def _check_fit(z: _Vectors, name: str, report: Report) -> None:
     draws = AnchorRandom.from_seed(z[f"{name}_seed"].item())
     start = kmeans_anchors(usable, count, image_px, draws)
     report.close(f"{name} k-means", start, z[f"{name}_kmeans_init"], atol=1e-2)
-    drawn = list(mutation_factors(start.shape, generations, draws))
+    drawn = list(anchor_mutation_factors(start.shape, generations, draws))
     report.close(f"{name} mutation factors", drawn, recorded, rtol=1e-9)
     whole = fit_anchors(
         sizes,

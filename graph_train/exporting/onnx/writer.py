@@ -105,9 +105,9 @@ class GraphWriter:
         return model
 
     def _unused(self, name: str) -> str:
-        wanted = ".".join([*self._scopes, name])
-        unused, number = wanted, 2
+        scoped = ".".join([*self._scopes, name])
+        unused, number = scoped, 2
         while unused in self._used_names:
-            unused, number = f"{wanted}_{number}", number + 1
+            unused, number = f"{scoped}_{number}", number + 1
         self._used_names.add(unused)
         return unused

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.harness.training_command import as_flags
 from graph_train.cli.val import main
-from graph_train.detection.augmented_views import VIEWS, AugmentedInference, View, back_to_image, scaled
+from graph_train.detection.augmented_views import VIEWS, AugmentedInference, InferenceView, back_to_image, scaled
 from graph_train.detection.detector import load_detector
 from graph_train.detection.label_files import write_label_file
 from graph_train.host.failures import USER_ERROR
@@ -170,7 +170,7 @@ def detect_brightest_pixel(images: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_view_round_trip(view: View) -> None:
+def test_view_round_trip(view: InferenceView) -> None:
     images = np.zeros((1, 3, 64, 96), np.uint8)
     images[:, :, 38:43, 68:73] = 100
     images[:, :, 40, 70] = 255

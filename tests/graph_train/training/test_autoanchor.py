@@ -15,13 +15,13 @@ from graph_train.training.autoanchor import (
     AnchorRandom,
     anchor_fit,
     anchor_fitness,
+    anchor_mutation_factors,
     best_possible_recall,
     box_sizes_px,
     check_anchors,
     evolve_anchors,
     fit_anchors,
     in_stride_order,
-    mutation_factors,
 )
 
 _COCO_P3_P5 = np.array(
@@ -91,7 +91,7 @@ def test_fewer_boxes_than_anchors() -> None:
 )
 def test_evolution_never_loses_fitness(sizes: npt.NDArray[np.float32], seed: int) -> None:
     start = np.array([[8.0, 8.0], [40.0, 40.0], [200.0, 200.0]])
-    result = evolve_anchors(start, sizes, 4.0, mutation_factors((3, 2), 20, AnchorRandom.from_seed(seed)))
+    result = evolve_anchors(start, sizes, 4.0, anchor_mutation_factors((3, 2), 20, AnchorRandom.from_seed(seed)))
     assert result.fitness >= anchor_fitness(sizes, start, 4.0)
     assert result.trace == sorted(result.trace)
     areas = result.anchors_px.prod(axis=1)
