@@ -3,6 +3,7 @@
 Every module takes logits and targets of the same shape and returns the unreduced loss of each element.
 """
 
+from kernels.ops.detection_loss.function import FOCAL_ALPHA
 from kernels.runtime import Tensor, flow
 
 
@@ -44,7 +45,7 @@ class FocalLoss(flow.nn.Module):
     Source: arXiv:1708.02002, eq. 5, with `p_t` interpolated for targets between 0 and 1 as in YOLOv5.
     """
 
-    def __init__(self, base: flow.nn.Module, gamma: float = 1.5, alpha: float = 0.25) -> None:
+    def __init__(self, base: flow.nn.Module, gamma: float = 1.5, alpha: float = FOCAL_ALPHA) -> None:
         super().__init__()
         self.base = base
         self._gamma, self._alpha = gamma, alpha

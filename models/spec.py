@@ -146,7 +146,6 @@ def load_model_spec(
     *,
     num_classes: int | None = None,
     anchors: int | Sequence[Sequence[float]] | None = None,
-    channels: int | None = None,
     source: str = "model configuration",
 ) -> ModelSpec:
     """Read and check a model yaml.
@@ -157,7 +156,6 @@ def load_model_spec(
         num_classes: replaces `nc` of the yaml.
         anchors: replaces the yaml's: a number of anchors per level (placeholders for auto-anchor, as in YOLOv5), or one
             flat list `w, h, w, h, …` in px for each level.
-        channels: image channels; default the yaml's `ch`, else 3.
         source: name of a mapping in error messages.
 
     Raises:
@@ -170,7 +168,7 @@ def load_model_spec(
         path = find_config(cfg)
         source = str(path)
         config, lines = _read_yaml(path)
-    for key, value in (("nc", num_classes), ("anchors", anchors), ("ch", channels)):
+    for key, value in (("nc", num_classes), ("anchors", anchors)):
         if value is not None:
             config[key] = value
     return _Builder(source, config, lines).build()

@@ -313,7 +313,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class WeightsCopy:
-    """A snapshot of a network's weights with the metadata to save."""
+    """A copy of a network's weights, and the header of their file."""
 
     arrays: Mapping[str, Array]
     header: Mapping[str, Any]
@@ -332,27 +332,17 @@ class WeightsCopy:
             write_safetensors(file, self.arrays, header)
 
 
-def copy_weights(model: DetectionModel, metadata: Mapping[str, Any] | None = None) -> WeightsCopy:
-    """Copy the network's state dictionary; names and shapes match the reference.
+def copy_weights(model: DetectionModel) -> WeightsCopy:
+    """Copy the state dictionary of a network that is not fused; names and shapes match the reference.
 
-    Args:
-        model: the network, not fused.
-        metadata: further JSON entries for the header. Class names, strides and the network's configuration are always
-            included, so that the network can be rebuilt from the file alone.
-    Raises:
-        TypeError: metadata that JSON cannot hold.
+    The header has class names, strides and configuration, so that the network can be rebuilt from the file alone.
     """
-    header = {
-        "class_names": list(model.names),
-        "stride": list(model.stride),
-        "config": dict(model.spec.config),
-        **(metadata or {}),
-    }
+    header = {"class_names": list(model.names), "stride": list(model.stride), "config": dict(model.spec.config)}
     arrays = {name: np.array(local_shard(tensor).numpy(), order="C") for name, tensor in model.state_dict().items()}
     # As loaded from a file: tuples become lists.
     return WeightsCopy(arrays, json.loads(json.dumps(header)))
 
 
-def save_weights(model: DetectionModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+def save_weights(model: DetectionModel, path: str | Path) -> None:
     """Write the weights to a safetensors file, see `copy_weights` and `WeightsCopy.write`."""
-    copy_weights(model, metadata).write(path)
+    copy_weights(model).write(path)

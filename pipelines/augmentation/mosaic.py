@@ -22,12 +22,6 @@ class Tile:
     offset_xy: tuple[int, int]
     rectangle: Rectangle
 
-    @property
-    def source_rectangle(self) -> Rectangle:
-        """The same rectangle in px of the scaled image."""
-        (x, y), (x1, y1, x2, y2) = self.offset_xy, self.rectangle
-        return x1 - x, y1 - y, x2 - x, y2 - y
-
 
 def place(size_wh: Size, offset_xy: tuple[int, int], canvas_wh: Size) -> Tile:
     """Place an image and clip it to the canvas."""

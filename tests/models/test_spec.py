@@ -87,8 +87,10 @@ def test_unknown_name_lists_available() -> None:
 
 
 def test_overrides_replace_yaml() -> None:
-    spec = load_model_spec("yolov5n", num_classes=3, channels=1)
-    assert (spec.num_classes, spec.channels, spec.layers[0].in_channels) == (3, 1, (1,))
+    spec = load_model_spec("yolov5n", num_classes=3)
+    assert (spec.num_classes, spec.channels, spec.layers[0].in_channels) == (3, 3, (3,))
+    grey = load_model_spec({**spec.config, "ch": 1})
+    assert (grey.channels, grey.layers[0].in_channels) == (1, (1,))
     counted = load_model_spec("yolov5n", anchors=4)
     assert counted.anchors_px[0] == ((0, 1), (2, 3), (4, 5), (6, 7))
     given = load_model_spec("yolov5n", anchors=[[8, 8], [16, 16], [32, 32]])

@@ -265,13 +265,13 @@ def test_truncated_checkpoint_raises(goldens: Path, tmp_path: Path) -> None:
 # --- safetensors -----------------------------------------------------------------------------------------------------
 
 
-def test_saved_weights_round_trip_with_metadata(tmp_path: Path) -> None:
+def test_saved_weights_round_trip(tmp_path: Path) -> None:
     model = _model(seed=4)
     model.names = ["cat", "dog"]
     model.count_batch()
-    save_weights(model, tmp_path / "best.safetensors", {"epoch": 12, "fitness": 0.5})
+    save_weights(model, tmp_path / "best.safetensors")
     weights = load_weights(tmp_path / "best.safetensors")
-    assert (weights.class_names, weights.stride, weights.epoch) == (("cat", "dog"), (2,), 12)
+    assert (weights.class_names, weights.stride) == (("cat", "dog"), (2,))
     assert weights.config is not None
     rebuilt = DetectionModel(load_model_spec(weights.config), seed=9)
     report = transfer(rebuilt, weights)
@@ -288,8 +288,9 @@ def test_class_names_of_files_are_printable(tmp_path: Path) -> None:
     """They reach terminals, tables and names of folders."""
     names = ["\x1b[31mred", "a\nb", "\ud800", "rot", "红"]
     expected = ("\\x1b[31mred", "a\\nb", "\\ud800", "rot", "红")
-    path = tmp_path / "best.safetensors"
-    save_weights(_model(), path, {"class_names": names})
+    path, model = tmp_path / "best.safetensors", _model()
+    model.names = names
+    save_weights(model, path)
     assert load_weights(path).class_names == expected
     network = torch.module(
         "models.yolo.DetectionModel",
@@ -316,7 +317,7 @@ def test_training_checkpoint_has_model_and_ema(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     path = tmp_path / "last.safetensors"
-    header = {"graph_train": json.dumps({"class_names": ["a"], "cursor": {"epoch": 3}})}
+    header = {"graph_train": json.dumps({"class_names": ["a"], "cursor": {"epoch": 3}, "epoch": 2})}
     arrays = {
         "model/x": np.ones(2, np.float32),
         "ema/x": np.zeros(2, np.float32),
@@ -326,6 +327,7 @@ def test_training_checkpoint_has_model_and_ema(tmp_path: Path) -> None:
     for prefer, value in (("model", 1), ("ema", 0)):
         weights = load_weights(path, prefer=prefer)  # type: ignore[arg-type]
         assert (weights.part, weights.class_names, list(weights.arrays)) == (prefer, ("a",), ["x"])
+        assert weights.epoch == 2
         np.testing.assert_array_equal(weights.arrays["x"], [value, value])
 
 
@@ -366,8 +368,10 @@ def test_damaged_checksum_is_not_taken_for_an_absent_one(tmp_path: Path, key: st
 def test_failed_save_keeps_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
     path.write_bytes(b"old")
+    model = _model()
+    model.names = [object()]  # type: ignore[list-item]
     with pytest.raises(TypeError):
-        save_weights(_model(), path, {"bad": object()})
+        save_weights(model, path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["best.safetensors"]
     with pytest.raises(OSError):

@@ -16,6 +16,8 @@ from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
 MAX_LEVELS = 5
+FOCAL_ALPHA = 0.25
+"""Weight of positive elements in the focal loss; negative ones have 1 - alpha."""
 
 
 class LossSetting(IntEnum):
@@ -48,7 +50,6 @@ def loss_settings(
     gr: float = 1.0,
     best_iou_wins: bool = False,
     focal_gamma: float = 0.0,
-    focal_alpha: float = 0.25,
 ) -> npt.NDArray[np.float32]:
     """Pack the constants of all levels into one vector.
 
@@ -61,8 +62,8 @@ def loss_settings(
         gr: the objectness target is `1 - gr + gr * CIoU`.
         best_iou_wins: of several labels in one cell the one with the best CIoU sets the objectness target, otherwise
             the last in build order (neighbour, anchor, label).
-        focal_gamma, focal_alpha: exponent and weight of positive elements of the focal loss (`models.cross_entropy`),
-            for objectness and classes; gamma 0 is plain cross-entropy.
+        focal_gamma: exponent of the focal loss (`models.cross_entropy`), for objectness and classes; 0 is plain
+            cross-entropy.
     Returns:
         (12 + 2 * levels * anchors,) float32, indexed by `LossSetting`.
     """
@@ -78,7 +79,7 @@ def loss_settings(
     values[LossSetting.GR] = gr
     values[LossSetting.BEST_IOU_WINS] = float(best_iou_wins)
     values[LossSetting.FOCAL_GAMMA] = focal_gamma
-    values[LossSetting.FOCAL_ALPHA] = focal_alpha
+    values[LossSetting.FOCAL_ALPHA] = FOCAL_ALPHA
     return np.concatenate([values, np.asarray(anchors_cells, np.float64).ravel()]).astype(np.float32)
 
 

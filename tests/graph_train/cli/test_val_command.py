@@ -179,7 +179,7 @@ def test_view_round_trip(view: InferenceView) -> None:
     assert rows[0, 0, :4] == pytest.approx([70.5, 40.5, 10 / view.scale, 10 / view.scale], abs=1.5)
 
 
-def test_a_view_of_the_size_of_a_small_image_has_its_own_graph(weights: Path) -> None:
+def test_view_as_large_as_small_image_has_its_own_graph(weights: Path) -> None:
     """At 64 px, the view at 0.83 is padded to 64 px, but is float32, while the image is uint8."""
     images = np.random.default_rng(3).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
     graph, eager = (
@@ -258,7 +258,8 @@ def test_user_errors_are_one_line(
 
 def test_network_for_grey_images_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "grey.safetensors"
-    save_weights(DetectionModel(load_model_spec("yolov5n.yaml", num_classes=2, channels=1), seed=0), path)
+    grey = {**load_model_spec("yolov5n.yaml", num_classes=2).config, "ch": 1}
+    save_weights(DetectionModel(load_model_spec(grey), seed=0), path)
     with pytest.raises(ValueError, match=f"{path}: its network: ch=1: images have 3 channels"):
         load_detector([path], device="cpu")
 
