@@ -15,7 +15,7 @@ _COMMON_FLAGS = ("json", "debug")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Argument errors and `--help` are handled before any heavy import."""
+    """Run the command; return its exit code. Argument errors and `--help` are handled before any heavy import."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["convert"]:
         return _convert(given[1:], process_ends=arguments is None)

@@ -3,28 +3,19 @@
 import sys
 from collections.abc import Sequence
 
-from graph_train.host.published_weights import located_weights
-from graph_train.host.run_command import run_command, show_messages
+from graph_train.cli.weights_command import run_weights_command
 from graph_train.settings.export_options import ExportOptions, build_parser
-from graph_train.settings.flag_table import options_of
-from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Argument errors and `--help` are handled before any heavy import."""
-    flags = vars(build_parser().parse_args(arguments))
+    """Run the command; return its exit code."""
+    return run_weights_command(build_parser(), ExportOptions, _export, arguments)
 
-    def command() -> None:
-        configure_process()
-        options = options_of(ExportOptions, flags)
-        show_messages()
-        for path in options.weights:
-            located_weights(path, allow_download=options.allow_download)
-        from graph_train.exporting.export import export_weights
 
-        export_weights(options)
+def _export(options: ExportOptions) -> None:
+    from graph_train.exporting.export import export_weights
 
-    return run_command("graph-export", command, debug=bool(flags.get("debug")), process_ends=arguments is None)
+    export_weights(options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from kernels.host.process_settings import configure_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Argument errors and `--help` are handled before any heavy import."""
+    """Run the command; return its exit code. Argument errors and `--help` are handled before any heavy import."""
     flags = given_flags(arguments)
 
     def command() -> None:
