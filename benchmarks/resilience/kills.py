@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
 from benchmarks.harness.flags import add_train_flags, add_training
@@ -109,9 +110,8 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
 
 def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
     from benchmarks.resilience.run_check import known_states
-    from benchmarks.resilience.subset import write_subset
 
-    data = str(write_subset(flags.data, work, flags.images)) if flags.images and flags.data != "shapes" else flags.data
+    data = str(_write_subset(flags.data, work, flags.images)) if flags.images and flags.data != "shapes" else flags.data
     trainings = _Trainings(flags, data, work)
     # One run with the flags of the chains, to compare files with, and one that keeps the state after each batch.
     seconds = _uninterrupted(trainings, "reference")
@@ -128,6 +128,23 @@ def _series(flags: argparse.Namespace, work: Path) -> dict[str, Any]:
             series.run_chain(chains[-1], left, bar)
             left -= len(chains[-1].kills)
     return _body(chains, reference)
+
+
+def _write_subset(data: str, folder: Path, images: int) -> Path:
+    """Write a yaml of the first `images` training images and a quarter as many for validation; return its path."""
+    from pipelines.data.dataset import load_dataset
+    from pipelines.data.listing import list_images
+
+    dataset = load_dataset(data)
+    content: dict[str, object] = {"path": str(folder.resolve()), "names": list(dataset.class_names)}
+    for split, count in (("train", images), ("val", max(images // 4, 1))):
+        images_of = list_images(dataset.split("train" if split == "train" else "val"), dataset.class_names).images
+        lines = "".join(f"{Path(image).resolve()}\n" for image in images_of[:count])
+        (folder / f"{split}.txt").write_text(lines, encoding="utf-8")
+        content[split] = f"{split}.txt"
+    path = folder / "subset.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
 
 
 def _uninterrupted(trainings: _Trainings, name: str, *more: str) -> float:
@@ -253,7 +270,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         "states compared": str(body["states_equal"] + body["states_different"]),
         "equal": str(body["states_equal"]),
         "damaged files": str(body["damaged_files"]),
-        f"aimed within {MOMENTS['writing']:g} s of a write": str(in_write),
+        f"within {MOMENTS['writing']:g} s of a save": str(in_write),
         "before the first state": str(sum(kill["epoch"] is None for kill in kills)),
     }
     rows = tuple((end["chain"], str(end["resumes"]), ", ".join(end["differences"]) or "none") for end in body["chains"])
@@ -274,7 +291,7 @@ def plot(body: Mapping[str, Any], path: Path) -> None:
     lines(
         {"": panels},
         path,
-        title="Kills and how far the run was",
+        title="Epoch of the newest state at each kill",
         x="kill of the run",
         y="epochs that are saved",
         factors=False,

@@ -8,11 +8,10 @@ import numpy as np
 
 from graph_train.checks import data_report
 from graph_train.checks.data_report import SplitReport
-from graph_train.checks.outputs import reject_overwriting
 from graph_train.plots.labels import plot_labels
 from graph_train.settings.check_options import CheckOptions
 from kernels.host.files import is_stream, write_atomically
-from kernels.host.paths import output_file, printable
+from kernels.host.paths import output_file, printable, reject_overwriting
 from kernels.host.quantity import quantity
 from models.spec import load_model_spec
 from pipelines.data.dataset import SPLITS, Dataset, Split, load_dataset

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from graph_train.checks.outputs import reject_overwriting
 from graph_train.host.interrupts import Uninterrupted
 from graph_train.settings.convert_options import ConvertOptions
-from kernels.host.paths import output_file, printable, with_home
+from kernels.host.paths import output_file, printable, reject_overwriting, with_home
 from kernels.host.quantity import quantity
 from pipelines.data.problems import count, write_problems
 from pipelines.data.yolo_layout import AnnotatedSplit, read_split, write_split

@@ -3,6 +3,7 @@
 import os
 import shlex
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from kernels.host.files import is_stream, resolve_links
@@ -83,3 +84,17 @@ def not_writable(folder: Path) -> str:
     except OSError as error:
         return error.strerror or type(error).__name__
     return ""
+
+
+def reject_overwriting(target: Path | None, files: Iterable[Path | str]) -> None:
+    """Reject an output that would replace one of the files of a data set that were read.
+
+    Raises:
+        ValueError: the output is one of the files.
+    """
+    if target is None or not target.is_file():
+        return
+    for file in files:
+        # Most files differ by their names already.
+        if os.path.basename(file) == target.name and os.path.exists(file) and os.path.samefile(file, target):
+            raise ValueError(f"{printable(target)}: is a file of the data set and would be overwritten; choose another")
