@@ -133,7 +133,7 @@ class Worker:
 
     def _tail(self) -> str:
         lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "it said nothing"
+        return " | ".join(line.strip() for line in lines[-_TAIL_LINES:]) or "no output"
 
     def close(self) -> None:
         """Stop the process and free its memory; a second call does nothing."""

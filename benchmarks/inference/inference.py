@@ -173,7 +173,7 @@ def _seconds_and_output(
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd)
     seconds, printed = time.perf_counter() - started, ran.stdout + ran.stderr
     if ran.returncode:
-        last = (printed.strip().splitlines() or ["it said nothing"])[-1]
+        last = (printed.strip().splitlines() or ["no output"])[-1]
         raise ValueError(f"{' '.join(command[:3])} ended with exit code {ran.returncode}: {last}")
     return seconds, printed
 

@@ -82,7 +82,7 @@ def is_half(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ComparisonSettings:
     """Device, threads, repeats and interpreters of a comparison."""
 
     device: str
@@ -177,7 +177,7 @@ class Comparison:
         return ratios(self.milliseconds[against], self.milliseconds[variant])
 
 
-def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparison:
+def compare(point: Point, variants: Sequence[str], setting: ComparisonSettings) -> Comparison:
     """Measure all variants in turn at one point.
 
     Raises:
@@ -207,7 +207,7 @@ def compare(point: Point, variants: Sequence[str], setting: Setting) -> Comparis
     return Comparison(rows, milliseconds, notes)
 
 
-def _start(name: str, setting: Setting, folder: str) -> Worker:
+def _start(name: str, setting: ComparisonSettings, folder: str) -> Worker:
     variant = VARIANTS[name]
     # Cached code from an earlier run would hide the compile time.
     environment = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"} if variant.is_torch else {}
@@ -278,7 +278,9 @@ def _row(name: str, milliseconds: Sequence[float], prepared: Mapping[str, Any]) 
     }
 
 
-def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+def _rate(
+    name: str, milliseconds: Sequence[float], size: Mapping[str, Any], setting: ComparisonSettings
+) -> dict[str, Any]:
     seconds = summarise(milliseconds).median / 1000
     gflops = size["step_gflop"] / seconds
     # The ceiling is for float32; half precision may exceed it.
@@ -290,7 +292,7 @@ def _rate(name: str, milliseconds: Sequence[float], size: Mapping[str, Any], set
     }
 
 
-def steps_until_paid(row: Mapping[str, Any], eager: Mapping[str, Any]) -> int | None:
+def break_even_steps(row: Mapping[str, Any], eager: Mapping[str, Any]) -> int | None:
     """Return the number of steps after which a compiled variant's slow first step has paid off; None if never."""
     gained = eager["ms_per_step"] - row["ms_per_step"]
     if gained <= 0:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness.flags import add_quick, add_repeats
 from benchmarks.harness.points import Point, parse_point
 from benchmarks.harness.tables import Table, number
-from benchmarks.step.competitors import compare, steps_until_paid
+from benchmarks.step.competitors import break_even_steps, compare
 from benchmarks.step.whole_step import measured_setting
 
 GRAPH, EAGER = "plugin-graph", "plugin-eager"
@@ -23,7 +23,7 @@ QUICK_SWEEP = tuple(
 )
 COLUMNS = tuple(
     "model, batch, px, eager ms, graph ms, speedup, Python ms, all threads ms, img/s, eager MB, graph MB, "
-    "compile s, paid after steps".split(", ")
+    "compile s, break-even steps".split(", ")
 )
 
 
@@ -53,7 +53,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
                 "batch_size": point.batch_size,
                 "imgsz": point.imgsz,
                 "speedup": comparison.speedup(GRAPH, EAGER).as_dict(),
-                "paid_after_steps": steps_until_paid(graph, eager),
+                "paid_after_steps": break_even_steps(graph, eager),
             }
         )
     return {"rows": rows, "points": pairs, "ceilings": ceilings}
@@ -94,7 +94,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             )
         )
     notes = (
-        "Speedup: median of the turns (quartiles). MB: peak memory of the process. Paid after: number of steps after "
+        "Speedup: median of the turns (quartiles). MB: peak memory of the process. Break-even: number of steps after "
         "which the time spent compiling is recovered.",
         "Python ms and all threads ms: processor time per step, eager → graph, of the Python thread and of all "
         "threads. In eager mode, Python starts each op, which takes about as long for large steps as for small ones; "

@@ -31,7 +31,7 @@ _functional = flow.nn.functional
 
 
 @dataclass(frozen=True)
-class Setting:
+class CaseSettings:
     """The device and kernels of a case."""
 
     device: str
@@ -48,8 +48,8 @@ class Case:
     """Two implementations of the same result; each function prepares its inputs and returns the work to time."""
 
     size: str
-    ours: Callable[[Setting], Work]
-    reference: Callable[[Setting], Work]
+    ours: Callable[[CaseSettings], Work]
+    reference: Callable[[CaseSettings], Work]
     only_cpu: bool = False
 
 
@@ -68,8 +68,8 @@ def _differentiated(function: Callable[..., Tensor], *leaves: Tensor) -> Work:
 # --- boxes and loss ---------------------------------------------------------------------------------------------------
 
 
-def _overlap(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
-    def build(setting: Setting) -> Work:
+def _overlap(function: Callable[..., Tensor]) -> Callable[[CaseSettings], Work]:
+    def build(setting: CaseSettings) -> Work:
         random = np.random.default_rng(0)
         boxes = [random.uniform((0, 0, 1, 1), (20, 20, 9, 9), (20_000, 4)).astype(np.float32) for _ in range(2)]
         predicted = flow.tensor(boxes[0], device=setting.device, requires_grad=True)
@@ -79,8 +79,8 @@ def _overlap(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
     return build
 
 
-def _loss(*, fused: bool) -> Callable[[Setting], Work]:
-    def build(setting: Setting) -> Work:
+def _loss(*, fused: bool) -> Callable[[CaseSettings], Work]:
+    def build(setting: CaseSettings) -> Work:
         spec = load_model_spec("yolov5s")
         strides = tuple(float(stride) for stride in spec.strides)
         anchors = np.asarray(spec.anchors_px, np.float32) / np.asarray(strides, np.float32).reshape(-1, 1, 1)
@@ -111,8 +111,8 @@ def _parameter_shapes() -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in network.parameters()]
 
 
-def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
-    def build(setting: Setting) -> Work:
+def _update(function: Callable[..., Tensor]) -> Callable[[CaseSettings], Work]:
+    def build(setting: CaseSettings) -> Work:
         shapes = _parameter_shapes()
         parameters, gradients = ([setting.leaf(*shape, gradient=False) for shape in shapes] for _ in range(2))
         elements = sum(parameter.numel() for parameter in parameters)
@@ -130,7 +130,7 @@ def _update(function: Callable[..., Tensor]) -> Callable[[Setting], Work]:
     return build
 
 
-def _memcpy(setting: Setting) -> Work:
+def _memcpy(setting: CaseSettings) -> Work:
     """Copy as much memory as the update reads and writes.
 
     It reads five arrays (weights, gradient, its sum, momentum, average) and writes four: 9 x 4 bytes per parameter; a
@@ -145,16 +145,16 @@ def _memcpy(setting: Setting) -> Work:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _convolution(channels: int, kernel: int, side: int) -> Callable[[Setting], Work]:
-    def build(setting: Setting) -> Work:
+def _convolution(channels: int, kernel: int, side: int) -> Callable[[CaseSettings], Work]:
+    def build(setting: CaseSettings) -> Work:
         x, weight = setting.leaf(4, channels, side, side), setting.leaf(channels, channels, kernel, kernel)
         return _differentiated(lambda a, b: _functional.conv2d(a, b, padding=kernel // 2), x, weight)
 
     return build
 
 
-def _convolution_last(channels: int, kernel: int, side: int) -> Callable[[Setting], Work]:
-    def build(setting: Setting) -> Work:
+def _convolution_last(channels: int, kernel: int, side: int) -> Callable[[CaseSettings], Work]:
+    def build(setting: CaseSettings) -> Work:
         geometry = ConvolutionGeometry(padding=(kernel // 2, kernel // 2))
         x, weight = setting.leaf(4, side, side, channels), setting.leaf(channels, channels, kernel, kernel)
         return _differentiated(lambda a, b: convolution(a, b, geometry), x, weight)
@@ -162,7 +162,7 @@ def _convolution_last(channels: int, kernel: int, side: int) -> Callable[[Settin
     return build
 
 
-def _norm_silu(setting: Setting) -> Work:
+def _norm_silu(setting: CaseSettings) -> Work:
     x, gamma, beta = setting.leaf(4, 64, 80, 80), setting.leaf(64), setting.leaf(64)
     mean, variance = flow.zeros(64, device=setting.device), flow.ones(64, device=setting.device)
 
@@ -173,7 +173,7 @@ def _norm_silu(setting: Setting) -> Work:
     return _differentiated(layer, x, gamma, beta)
 
 
-def _norm_silu_last(setting: Setting) -> Work:
+def _norm_silu_last(setting: CaseSettings) -> Work:
     x, gamma, beta = setting.leaf(4, 80, 80, 64), setting.leaf(64), setting.leaf(64)
     mean, variance = flow.zeros(64, device=setting.device), flow.ones(64, device=setting.device)
     return _differentiated(
@@ -184,7 +184,7 @@ def _norm_silu_last(setting: Setting) -> Work:
     )
 
 
-def _of(function: Callable[[Tensor], Tensor], *shape: int) -> Callable[[Setting], Work]:
+def _of(function: Callable[[Tensor], Tensor], *shape: int) -> Callable[[CaseSettings], Work]:
     return lambda setting: _differentiated(function, setting.leaf(*shape))
 
 
@@ -196,7 +196,7 @@ def _upsample(x: Tensor) -> Tensor:
     return flow.nn.UpsamplingNearest2d(scale_factor=2)(x)
 
 
-def _concat(setting: Setting) -> Work:
+def _concat(setting: CaseSettings) -> Work:
     parts = [setting.leaf(4, 128, 40, 40) for _ in range(4)]
     return _differentiated(lambda *tensors: flow.cat(list(tensors), dim=1), *parts)
 
@@ -204,7 +204,7 @@ def _concat(setting: Setting) -> Work:
 # --- outside the step -------------------------------------------------------------------------------------------------
 
 
-def _colour(setting: Setting) -> Work:
+def _colour(setting: CaseSettings) -> Work:
     picture = np.random.default_rng(0).integers(0, 256, (640, 640, 3), np.uint8)
     planes = np.empty((3, 640, 640), np.uint8)
     return lambda: finish_picture([picture], 1.0, (1.01, 0.7, 1.2), planes)
@@ -217,12 +217,12 @@ def _nms_inputs() -> tuple[np.ndarray, np.ndarray]:
     return boxes, random.random(2000, np.float32)
 
 
-def _nms(setting: Setting) -> Work:
+def _nms(setting: CaseSettings) -> Work:
     boxes, scores = _nms_inputs()
     return lambda: suppress(boxes, scores, 0.45)
 
 
-def _nms_reference(setting: Setting) -> Work:
+def _nms_reference(setting: CaseSettings) -> Work:
     boxes, scores = _nms_inputs()
     return lambda: _greedy(boxes, scores, 0.45)
 
@@ -242,7 +242,7 @@ def _greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> Sequence
     return kept
 
 
-def _both(build: Callable[[Setting], Work], size: str, *, only_cpu: bool = False) -> Case:
+def _both(build: Callable[[CaseSettings], Work], size: str, *, only_cpu: bool = False) -> Case:
     return Case(size, build, build, only_cpu)
 
 

@@ -4,14 +4,14 @@ import time
 from typing import Any
 
 from benchmarks.harness.channel import serve
-from benchmarks.step.kernel_cases import CASES, Setting
+from benchmarks.step.kernel_cases import CASES, CaseSettings
 from graph_train.host.devices import select_device
 from kernels.plugin import is_loaded, load_plugin
 from kernels.runtime import flow
 
 
 class _Session:
-    setting: Setting
+    setting: CaseSettings
     works: dict[str, Any]
 
 
@@ -19,7 +19,7 @@ def prepare(plugin: bool, device: str, threads: int) -> dict[str, str]:
     """Load the plugin if wanted; return the names and sizes of the cases for this device."""
     used_device = select_device(device)
     load_plugin("require" if plugin else "off", used_device)
-    _Session.setting, _Session.works = Setting(used_device, threads), {}
+    _Session.setting, _Session.works = CaseSettings(used_device, threads), {}
     return {name: case.size for name, case in CASES.items() if device == "cpu" or not case.only_cpu}
 
 

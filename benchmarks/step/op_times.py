@@ -150,7 +150,7 @@ def _quartiles(summary: Summary) -> str:
 
 
 def _convolutions_table(point: Point, timed: Row, matmul_gflops: float | None) -> Table:
-    columns = ("op", "calls", "ms", "share of the step", "GFLOP", "GFLOP/s", "of matmul")
+    columns = ("op", "calls", "ms", "share of the step", "GFLOP", "GFLOP/s", "share of matmul")
     rows = tuple(
         (
             row["op"],

@@ -61,8 +61,8 @@ def steps(count: int) -> dict[str, Any]:
 
 def _span(executed: list[ExecutedOp]) -> int:
     """Return nanoseconds from the start of the first op of the graph to the end of the last."""
-    mine = [op for op in executed if op.name in _Session.names]
-    return max(op.last_end for op in mine) - min(op.first_start for op in mine)
+    of_graph = [op for op in executed if op.name in _Session.names]
+    return max(op.last_end for op in of_graph) - min(op.first_start for op in of_graph)
 
 
 if __name__ == "__main__":

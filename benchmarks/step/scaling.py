@@ -18,8 +18,8 @@ from graph_train.ranks.rendezvous import free_port
 
 POINTS, QUICK_POINTS = ("yolov5n:16:320", "yolov5s:4:320"), ("yolov5n:8:160",)
 COLUMNS = tuple(
-    "model, batch, px, ranks, ms/step, quartiles, img/s, faster, efficiency, lost ms, apart ms, sum ms, agreement ms, "
-    "MB sent per step, MB of a ring".split(", ")
+    "model, batch, px, ranks, ms/step, quartiles, img/s, speedup, efficiency, overhead ms, independent ms, "
+    "all-reduce ms, exchange ms, sent MB per step, ring MB".split(", ")
 )
 _BYTES = 4
 """Size of a gradient value."""
@@ -68,7 +68,7 @@ def _measure_point(point: Point, flags: argparse.Namespace, threads: int) -> lis
             shares = {n: _describe_share(worker, point, n, folder) for n in flags.ranks if n > 1}
         jobs = {str(n): stack.enter_context(_Job(n, folder, flags, threads)) for n in dict.fromkeys(flags.ranks)}
         jobs |= {
-            f"{n} apart": stack.enter_context(_Job(n, share, flags, threads, independent=True))
+            f"{n} independent": stack.enter_context(_Job(n, share, flags, threads, independent=True))
             for n, share in shares.items()
         }
         seconds = take_turns(
@@ -90,7 +90,7 @@ def _row(
     point: Point, job: "_Job", turns: Mapping[str, Sequence[float]], fewest: int, gradient_mb: float
 ) -> dict[str, Any]:
     seconds, first = turns[str(job.ranks)], turns[str(fewest)]
-    independent = turns.get(f"{job.ranks} apart", seconds)
+    independent = turns.get(f"{job.ranks} independent", seconds)
     step, gain = summarise(value * 1e3 for value in seconds), ratios(first, seconds)
     return {
         "model": point.model,
@@ -217,10 +217,11 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     notes = (
         f"Every rank has {body['threads_per_rank']} threads; with more ranks than cores, only the overhead is "
         "measured.",
-        "Lost: ms beyond an equal share of the first row's step. Sent: by all ranks together, on one interface.",
-        "Apart: the same number of independent processes, each with its share of the batch.",
-        "Sum: all-reduce of the gradients alone. Agreement: exchange of a few numbers before each batch of a training.",
-        "A ring all-reduce sends 2 (ranks - 1) times the size of the gradients.",
+        "Overhead: ms beyond an equal share of the first row's step. Independent: the same number of processes that do "
+        "not communicate, each with its share of the batch.",
+        "All-reduce: of the gradients alone. Exchange: of a few numbers before each batch of a training.",
+        "Sent: by all ranks together, on one interface. Ring: what a ring all-reduce sends, 2 (ranks - 1) times the "
+        "size of the gradients.",
     )
     return [Table("Strong scaling over ranks", COLUMNS, lines, notes)]
 

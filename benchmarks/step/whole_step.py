@@ -14,7 +14,7 @@ from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceili
 from benchmarks.step.competitors import (
     VARIANTS,
     Comparison,
-    Setting,
+    ComparisonSettings,
     available,
     compare,
     find_torch,
@@ -24,7 +24,17 @@ from benchmarks.step.competitors import (
 
 POINTS, QUICK_POINTS = ("yolov5s:4:320", "yolov5n:16:320"), ("yolov5n:4:160",)
 _VARIANTS_PER_GROUP = 3
-COLUMNS = ("variant", "ms/step", "quartiles", "img/s", "against it", "peak MB", "compile s", "GFLOP/s", "of matmul")
+COLUMNS = (
+    "variant",
+    "ms/step",
+    "quartiles",
+    "img/s",
+    "baseline speedup",
+    "peak MB",
+    "compile s",
+    "GFLOP/s",
+    "share of matmul",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,11 +91,13 @@ def groups(variants: Sequence[str]) -> list[list[str]]:
     return [[first, *others[start : start + _VARIANTS_PER_GROUP]] for start in starts]
 
 
-def measured_setting(flags: argparse.Namespace, torch_python: Path | None) -> tuple[Setting, list[dict[str, Any]]]:
+def measured_setting(
+    flags: argparse.Namespace, torch_python: Path | None
+) -> tuple[ComparisonSettings, list[dict[str, Any]]]:
     """Return the settings of a comparison, and the ceilings measured for it."""
     ceilings = measure_ceilings(flags.device, flags.threads, flags.repeats)
     matmul = ceilings_by_name(ceilings).get("float32 matmul")
-    return Setting(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
+    return ComparisonSettings(flags.device, flags.threads, flags.repeats, torch_python, matmul), ceilings
 
 
 def _speedups(point: Point, variants: Sequence[str], comparison: Comparison) -> list[dict[str, Any]]:
@@ -140,16 +152,16 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
     """Yield the notes of a table."""
     first, kept = rows[0]["variant"], 1 + _VARIANTS_PER_GROUP
-    yield f"against it: speedup of {first} over the variant, median of the turns (quartiles)"
+    yield f"baseline speedup: that of {first} over the variant, median of the turns (quartiles)"
     if len({row.get("group") for row in rows}) > 1:
         yield f"group: variants that alternated; each group has its own process of {first}, to which its ratios refer"
     elif "group" not in rows[0] and len(rows) > kept:
         others = ", ".join(row["variant"] for row in rows[kept:])
         yield f"{others}: measured with other processes of {first}, whose times are not in this older result"
     if limits:
-        yield f"of matmul: omitted, {', '.join(limits)} slowed the matrix product that was measured, but not the steps"
+        yield f"share of matmul: omitted, {', '.join(limits)} slowed the measured matrix product, but not the steps"
     elif any(is_half(row["variant"]) for row in rows):
-        yield "of matmul: of the fastest float32 matrix product; sides in half precision have no such ceiling"
+        yield "share of matmul: relative to the fastest float32 matrix product; not for variants in half precision"
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

@@ -77,7 +77,7 @@ def _train_ours(flags: argparse.Namespace, epochs: int, folder: Path) -> Complet
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment_for(flags.threads))
     seconds = time.perf_counter() - started
     if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (ran.stderr.strip().splitlines() or ["no output"])[-1]
         raise ValueError(f"graph-train exited with code {ran.returncode}: {last}")
     return CompletedRun(epoch_speeds(ran.stdout, epochs), seconds)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.points import BATCHES, Point, parse_point, random_batches, write_point
-from benchmarks.step.competitors import available, steps_until_paid
+from benchmarks.step.competitors import available, break_even_steps
 from benchmarks.step.whole_step import groups
 
 
@@ -74,8 +74,8 @@ def test_compile_break_even_known_values() -> None:
     # 10 s for the first step instead of 0.1 s; then 50 ms less each step. The eager side starts in 0.2 s.
     graph = {"ms_per_step": 100.0, "first_step_s": 10.0}
     eager = {"ms_per_step": 150.0, "first_step_s": 0.2}
-    assert steps_until_paid(graph, eager) == round((10_000 - 100 - 50) / 50)
-    assert steps_until_paid(eager, graph) is None
+    assert break_even_steps(graph, eager) == round((10_000 - 100 - 50) / 50)
+    assert break_even_steps(eager, graph) is None
 
 
 def test_pytorch_is_skipped_with_note() -> None:

@@ -60,7 +60,7 @@ def test_writes_op_tables(timed: dict[str, Any]) -> None:
     shares = [float(row[times.columns.index("share")].rstrip("%")) for row in times.rows]
     assert sum(shares[:-1]) == pytest.approx(100, abs=0.1 * len(shares))
     assert times.rows[-1][:2] == ("all", "step")
-    speeds = [row[convolutions.columns.index("of matmul")] for row in convolutions.rows]
+    speeds = [row[convolutions.columns.index("share of matmul")] for row in convolutions.rows]
     assert all(speed.endswith("%") for speed in speeds)
     _, without = tables_of(timed, matmul_gflops=None)
     assert {row[-1] for row in without.rows} == {"–"}

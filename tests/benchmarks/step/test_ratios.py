@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from benchmarks.harness.points import Point
-from benchmarks.step.competitors import Comparison, Setting, compare
+from benchmarks.step.competitors import Comparison, ComparisonSettings, compare
 from tests.graph_train.tiny import TINY
 
 PLUGIN_OVER_STOCK, GRAPH_OVER_EAGER = 2.0, 0.8
@@ -19,7 +19,7 @@ def point(tmp_path_factory: pytest.TempPathFactory) -> Point:
 
 
 def measured(point: Point, *variants: str) -> Comparison:
-    return compare(point, variants, Setting("cpu", threads=2, repeats=3, torch_python=None))
+    return compare(point, variants, ComparisonSettings("cpu", threads=2, repeats=3, torch_python=None))
 
 
 def shortfalls(comparison: Comparison, *, plugin: str, stock: str, graph: str, eager: str) -> list[str]:

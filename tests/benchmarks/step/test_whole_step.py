@@ -10,7 +10,7 @@ from benchmarks.cli import main
 from benchmarks.harness import plots
 from benchmarks.harness.results import read_result
 from benchmarks.step import competitors, whole_step
-from benchmarks.step.competitors import Comparison, Setting
+from benchmarks.step.competitors import Comparison, ComparisonSettings
 from tests.graph_train.tiny import TINY
 
 REQUIRED = set("variant model batch_size imgsz images_per_second ms_per_step spread peak_rss_mb compile_s".split())
@@ -61,7 +61,7 @@ def test_first_variant_has_row_in_every_group(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(whole_step, "compare", compared)
     monkeypatch.setattr(whole_step, "find_torch", lambda _: Path("python"))
-    monkeypatch.setattr(whole_step, "measured_setting", lambda *_: (Setting("cpu", 1, 1, None), []))
+    monkeypatch.setattr(whole_step, "measured_setting", lambda *_: (ComparisonSettings("cpu", 1, 1, None), []))
     flags = step_flags(variants)
     found = whole_step.run(flags)
     assert [(item["group"], item["variant"]) for item in found["rows"]] == [
@@ -84,7 +84,7 @@ def step_flags(variants: list[str]) -> Any:
 def test_groups_are_shown_if_several() -> None:
     assert shown(GROUPED, "group") == ["1", "1", "1", "1", "2", "2"]
     assert shown(GROUPED, "variant") == ["a", "b", "c", "d", "a", "e"]
-    assert [cell[:4] for cell in shown(GROUPED, "against it")] == ["1", "2.00", "3.00", "4.00", "1", "3.00"]
+    assert [cell[:4] for cell in shown(GROUPED, "baseline speedup")] == ["1", "2.00", "3.00", "4.00", "1", "3.00"]
     alone = body([row("a", 10, 1), row("b", 20, 1)], [pair("b", 2.0, 1)])
     assert whole_step.tables(alone)[0].columns == whole_step.COLUMNS
 
@@ -102,23 +102,23 @@ def test_older_results_report_missing_groups() -> None:
     old = body([row(name, 10) for name in "abcde"], [pair(name, 2.0) for name in "bcde"])
     (table,) = whole_step.tables(old)
     assert table.columns == whole_step.COLUMNS
-    assert [cell[:4] for cell in shown(old, "against it")] == ["1", "2.00", "2.00", "2.00", "2.00"]
+    assert [cell[:4] for cell in shown(old, "baseline speedup")] == ["1", "2.00", "2.00", "2.00", "2.00"]
     assert any(note.startswith("e: measured with other processes of a") for note in table.notes)
     assert not any("other processes" in note for note in whole_step.tables(body(old["rows"][:4], []))[0].notes)
 
 
 def test_half_precision_shows_no_float32_ceiling_share() -> None:
     both = body([row("plugin-graph", 10, 1), row("plugin-graph-amp", 5, 1), row("pytorch-amp", 6, 1)], [])
-    assert shown(both, "of matmul") == ["50%", "–", "–"]
+    assert shown(both, "share of matmul") == ["50%", "–", "–"]
     assert any("half precision" in note for note in whole_step.tables(both)[0].notes)
 
 
 def test_lowered_ceiling_is_discarded() -> None:
     rows, limited = [row("plugin-graph", 10, 1)], {"OPENBLAS_CORETYPE": "Haswell"}
     older = body(rows, [], environment=limited, ceilings=[{"what": "float32 matmul", "highest": 100.0}])
-    assert shown(older, "of matmul") == ["–"]
+    assert shown(older, "share of matmul") == ["–"]
     assert any("OPENBLAS_CORETYPE=Haswell" in note for note in whole_step.tables(older)[0].notes)
-    assert shown(body(rows, [], environment=limited), "of matmul") == ["50%"]
+    assert shown(body(rows, [], environment=limited), "share of matmul") == ["50%"]
 
 
 def tiny_point(folder: Path) -> str:
