@@ -123,9 +123,9 @@ def _spread(values: np.ndarray) -> Spread:
 def _boxes_per_class(index: ImageIndex) -> dict[str, int]:
     names = index.class_names
     classes = index.labels.rows[:, 0].astype(np.int64)
-    amounts = np.bincount(classes, minlength=len(names))
+    counts = np.bincount(classes, minlength=len(names))
     repeated = len(set(names)) < len(names)
-    return {f"{n} {name}" if repeated else name: int(amounts[n]) for n, name in enumerate(names)}
+    return {f"{n} {name}" if repeated else name: int(counts[n]) for n, name in enumerate(names)}
 
 
 def _cache_bytes(index: ImageIndex, imgsz: int) -> CacheBytes:
@@ -164,11 +164,11 @@ def shared_images(splits: Mapping[Split, ImageIndex]) -> list[Problem]:
 def _group_by_size(splits: Mapping[Split, ImageIndex]) -> Iterable[list[tuple[str, str]]]:
     """Group the images whose file size occurs in several splits by size, as (split, path)."""
     sizes = [np.unique(index.formats.file_bytes) for index in splits.values()]
-    distinct, amounts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
+    distinct, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
     same_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for split, index in splits.items():
         file_bytes = index.formats.file_bytes
-        for number in np.flatnonzero(np.isin(file_bytes, distinct[amounts > 1])).tolist():
+        for number in np.flatnonzero(np.isin(file_bytes, distinct[counts > 1])).tolist():
             same_size[int(file_bytes[number])].append((split, index.paths.texts[number]))
     return same_size.values()
 
@@ -191,9 +191,9 @@ def _content_keys(files: Sequence[str]) -> list[bytes]:
     identities = [(found.st_dev, found.st_ino) for found in status]
     distinct = dict(zip(identities, files, strict=True))
     keys = {identity: _ends(file) for identity, file in distinct.items()}
-    alike = Counter(keys.values())
+    occurrences = Counter(keys.values())
     for identity, file in distinct.items():
-        if alike[keys[identity]] > 1:
+        if occurrences[keys[identity]] > 1:
             keys[identity] = hashlib.sha256(Path(file).read_bytes()).digest()
     return [keys[identity] for identity in identities]
 
@@ -241,24 +241,24 @@ def as_text(split: str, report: SplitReport) -> list[str]:
     """Return the report on a split as lines of text."""
     sizes, boxes = (report.width_px, report.height_px), report.boxes_per_image
     width, height = (f"{size.smallest:.0f} to {size.largest:.0f} (median {size.median:.0f})" for size in sizes)
-    slots = ", ".join(f"{images} images need {slots}" for slots, images in report.label_capacities.items())
+    capacity = ", ".join(f"{labels} for {images} images" for labels, images in report.label_capacities.items())
     if split == "train":
-        slots += f"; a mosaic {report.mosaic_capacity[0]}, at most {report.mosaic_capacity[1]}"
+        capacity += f"; {report.mosaic_capacity[0]} for a mosaic, at most {report.mosaic_capacity[1]}"
     facts = {
         "images": f"{report.images}, {report.background_images} of them background",
         "formats": ", ".join(f"{n} {name}" for name, n in report.formats.items()),
-        "turned": f"{report.rotated_by_exif} by EXIF; {report.decoded_on_host} damaged ones decoded on the host",
+        "decoding": f"{report.rotated_by_exif} rotated by EXIF, {report.decoded_on_host} damaged and decoded by Pillow",
         "width": f"{width} px",
         "height": f"{height} px",
         "boxes": f"{report.boxes} ({report.polygons} with polygons, {report.tiny_boxes} below {TINY_BOX_PX:g} px)",
         "boxes/image": f"{boxes.smallest:.0f} to {boxes.largest:.0f} (median {boxes.median:g})",
         "classes": ", ".join(f"{name} {n}" for name, n in report.boxes_per_class.items()),
-        "label slots": slots,
+        "label capacity": capacity,
         "anchors": _anchor_text(report.anchors),
         "--cache": f"{_mib(report.cache.encoded)} encoded, {_mib(report.cache.decoded)} decoded, "
         f"{_mib(report.cache.decoded_at_imgsz)} decoded at the training size",
     }
-    return [split, *(f"  {name:<12} {text}" for name, text in facts.items())]
+    return [split, *(f"  {name:<14} {text}" for name, text in facts.items())]
 
 
 def _anchor_text(fit: AnchorFit | None) -> str:
@@ -267,5 +267,5 @@ def _anchor_text(fit: AnchorFit | None) -> str:
     return f"best possible recall {fit.best_possible_recall:.4f}, {fit.anchors_per_target:.2f} anchors per box"
 
 
-def _mib(amount: int) -> str:
-    return f"{amount / 2**20:.1f} MiB"
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"

@@ -101,21 +101,21 @@ def download_hint(yaml: YamlFile) -> str:
     """Return how to get the data, as the end of an error message."""
     value = yaml.data.get("download")
     try:
-        wanted = archives(yaml)
+        downloads = archives(yaml)
     except ValueError:
-        wanted = ()
-    if wanted:
-        sizes = [archive.bytes for archive in wanted if archive.bytes]
-        size = f"{sum(sizes) / 1e6:,.1f} MB" if len(sizes) == len(wanted) else ""
-        known = "; ".join(filter(None, (size, *dict.fromkeys(archive.licence for archive in wanted))))
-        urls = " and ".join(archive.url for archive in wanted)
+        downloads = ()
+    if downloads:
+        sizes = [archive.bytes for archive in downloads if archive.bytes]
+        size = f"{sum(sizes) / 1e6:,.1f} MB" if len(sizes) == len(downloads) else ""
+        known = "; ".join(filter(None, (size, *dict.fromkeys(archive.licence for archive in downloads))))
+        urls = " and ".join(archive.url for archive in downloads)
         return f"use {ALLOW_DOWNLOAD} to download {urls}{f' ({known})' if known else ''}"
     entries = value if isinstance(value, list) else str(value).splitlines() if value else []
     lines = [printable(str(entry).strip()) for entry in entries]
     if not lines:
         return "put the images there or correct the yaml"
     if len(lines) > _SHOWN_LINES:
-        return "nothing is downloaded or executed here: fetch the data as the yaml's `download` describes"
+        return "get the data as the yaml's `download` describes, which is never executed"
     return f"get the data from {' and '.join(lines)}"
 
 

@@ -110,7 +110,7 @@ def _decode(content: bytes, key: str) -> ScanTable:
         arrays = {name: stored[name] for name in stored.files}
     described = json.loads(arrays["described"].tobytes())
     if described["key"] != key:
-        raise ValueError("it was made for other files")
+        raise ValueError("it belongs to other files")
     table = ScanTable(
         decodable=arrays["decodable"],
         sizes=arrays["sizes"],

@@ -115,14 +115,14 @@ class LiveVideo:
                 return
 
     def _failure(self) -> str:
-        """Return why there is no next frame; "" if the stream has an end, for which its server must still be there."""
+        """Return why there is no next frame; "" if the stream has ended, which means that its server still answers."""
         if self._address.isdecimal():
             return "the camera failed or was disconnected"
         time.sleep(_TICK_SECONDS)  # a killed server may close the connection before its port
         try:
             _require_answer(self._address, self._name)
         except OSError as error:
-            return f"broke off, the server is gone ({str(error).removeprefix(f'{self._name}: ')})"
+            return f"connection lost, the server does not answer ({str(error).removeprefix(f'{self._name}: ')})"
         return ""
 
     def close(self) -> None:

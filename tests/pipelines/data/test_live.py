@@ -50,11 +50,11 @@ def test_rtsp_camera_frames(camera: WebServer) -> None:
         read_five_frames(f"{address}/live", hang_up.set)
 
 
-def test_stream_of_killed_server_broke_off(camera: WebServer) -> None:
+def test_connection_to_killed_server_is_lost(camera: WebServer) -> None:
     with contextlib.ExitStack() as server:
         address = server.enter_context(rtsp_server(camera.camera, threading.Event()))
-        gone = f"broke off, the server is gone (Connection refused (port {address.rpartition(':')[2]}))"
-        read_five_frames(f"{address}/live", server.close, gone)
+        lost = f"connection lost, the server does not answer (Connection refused (port {address.rpartition(':')[2]}))"
+        read_five_frames(f"{address}/live", server.close, lost)
 
 
 def test_recording_is_read_without_gaps(camera: WebServer, tmp_path: Path) -> None:
