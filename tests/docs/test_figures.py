@@ -127,7 +127,7 @@ def test_figures_keep_written_format(results: Path) -> None:
         "loss 0.012",
     ],
 )
-def test_measured_looking_number_needs_source(results: Path, text: str) -> None:
+def test_measurement_without_source_is_reported(results: Path, text: str) -> None:
     wrong = found(results, f"First line.\n{text}\n")
     assert len(wrong) == 1
     assert wrong[0].startswith("page.md:2: ")
@@ -169,7 +169,7 @@ def test_write_updates_figures(results: Path) -> None:
     assert problems(claims, results, [path]) == []
 
 
-def test_moving_results_changes_one_line(results: Path) -> None:
+def test_moved_result_needs_one_changed_line(results: Path) -> None:
     """Changing a path in `files` is enough to take a figure from another result."""
     rows = [row | {"ms_per_step": 40.0} for row in STEP["rows"]]
     (results / "newer.json").write_text(json.dumps(STEP | {"rows": rows}))

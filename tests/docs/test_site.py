@@ -57,7 +57,7 @@ def test_every_reference_is_checked() -> None:
     assert len(lines) == len(REFERENCES)
 
 
-def test_path_of_a_batch_has_references() -> None:
+def test_architecture_page_references_many_files() -> None:
     assert len({reference.file for reference in REFERENCES}) >= 8
 
 

@@ -123,7 +123,7 @@ def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -
         pipeline.close()
 
 
-def test_tiles_avoid_broken_multi_paste(
+def test_gpu_graph_does_not_use_multi_paste(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU `fn.multi_paste` of DALI 2.4 reads all inputs with the shape of the first, the canvas: of narrower tiles

@@ -289,7 +289,7 @@ def test_command_times_out_with_its_stage(tmp_path: Path) -> None:
     assert not (tmp_path / "started").exists()
 
 
-def test_late_command_ends_with_its_children(tmp_path: Path) -> None:
+def test_command_out_of_time_ends_with_its_children(tmp_path: Path) -> None:
     """A rank that is left over would keep its GPU."""
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"

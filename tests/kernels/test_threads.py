@@ -49,7 +49,7 @@ def leave_own_core() -> int:
     raise AssertionError("the thread never left its core")
 
 
-def test_helper_leaves_core_of_its_team_leader() -> None:
+def test_worker_thread_leaves_core_of_team_leader() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         first = leave_own_core()
@@ -62,7 +62,7 @@ def test_helper_leaves_core_of_its_team_leader() -> None:
     in_a_thread(body)
 
 
-def test_helper_on_other_core_is_not_moved() -> None:
+def test_worker_thread_on_other_core_is_not_moved() -> None:
     def body() -> None:
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})
@@ -73,7 +73,7 @@ def test_helper_on_other_core_is_not_moved() -> None:
     in_a_thread(body)
 
 
-def test_helper_stays_on_only_core() -> None:
+def test_worker_thread_stays_on_only_core() -> None:
     def body() -> None:
         only = {min(os.sched_getaffinity(0))}
         os.sched_setaffinity(0, only)

@@ -30,8 +30,8 @@ def test_wrong_value_is_detected(goldens: Path, tmp_path: Path) -> None:
     assert "FAIL" in done.stdout
 
 
-def test_uncheckable_file_does_not_pass(small_vectors: Path, tmp_path: Path) -> None:
-    """Each file is said to fail with the reason: an unknown name, a missing array, a damaged file, a lone run."""
+def test_file_that_cannot_be_compared_fails(small_vectors: Path, tmp_path: Path) -> None:
+    """An unknown name, a missing array, a damaged file, a training without its initial state: each with the reason."""
     vectors = dict(np.load(small_vectors / "loss_nl2.npz"))
     np.savez(tmp_path / "losses_nl2.npz", **vectors)
     np.savez(tmp_path / "loss_nl2.npz", **{name: value for name, value in vectors.items() if name != "tbox_1"})

@@ -377,7 +377,7 @@ def test_one_wrong_tensor_is_detected(finished: tuple[Case, Replay], fault: str,
     assert not report.ok
 
 
-def test_counted_batches_of_an_average_are_detected(finished: tuple[Case, Replay]) -> None:
+def test_batch_count_in_average_is_detected(finished: tuple[Case, Replay]) -> None:
     case, run = finished
     name = "model.9.cv1.bn.num_batches_tracked"
     report = Report()

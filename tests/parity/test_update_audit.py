@@ -133,7 +133,7 @@ def test_fault_of_one_average_of_statistics_is_detected(
     assert list(errors("sgd")) == [f"ema/{name}"]
 
 
-def test_parameter_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameter_not_updated_by_graph_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph updates a copy of it."""
     original, example, number = TrainingState.update_state, tiny_step(GraphStep).state, 5
     copy = example.update_state().parameters[number].detach().clone()
@@ -146,7 +146,7 @@ def test_parameter_that_the_graph_does_not_update_is_detected(monkeypatch: pytes
     assert f"model/{example.trained[number]}" in errors("sgd")
 
 
-def test_average_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_average_not_updated_by_graph_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph updates a copy of it."""
     original, example = TrainingState.update_state, tiny_step(GraphStep).state
     copy = example.averaged_parameters.clone()
@@ -154,7 +154,7 @@ def test_average_that_the_graph_does_not_update_is_detected(monkeypatch: pytest.
     assert {f"ema/{name}" for name in example.trained} <= set(errors("sgd"))
 
 
-def test_average_that_the_network_does_not_get_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_average_not_copied_to_network_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The average network keeps the averaged parameters of the start."""
     original = TrainingState._scatter
 

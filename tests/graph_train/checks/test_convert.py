@@ -156,7 +156,7 @@ def test_sources_and_links_are_not_overwritten(voc: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("name", ["", "a\nb"])
-def test_names_that_no_data_set_may_have_are_rejected(
+def test_unprintable_class_names_are_rejected(
     voc: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--train", str(voc), "--val", str(voc), "--output", str(tmp_path / "yolo"), "--names", name]

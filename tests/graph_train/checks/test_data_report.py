@@ -67,5 +67,5 @@ def test_only_possible_duplicates_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert len(ends) == 2
 
 
-def test_without_files_nothing_is_shared() -> None:
+def test_no_files_have_no_duplicates() -> None:
     assert shared_images({}) == []

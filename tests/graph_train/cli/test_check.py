@@ -138,7 +138,7 @@ def test_environment_report_of_user_without_home_folder(
     assert "-> user 12345 has no home folder for the cache" in capsys.readouterr().out
 
 
-def test_compiler_is_not_missed_with_kernels_of_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_with_kernels_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-compiler")
     assert environment._compiler().remedy
     monkeypatch.setattr(plugin_build, "PACKAGED_FOLDER", tmp_path)

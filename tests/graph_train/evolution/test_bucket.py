@@ -32,7 +32,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mine", "gs://mine", "gs://mine/"])
-def test_longer_table_wins(name: str, cloud: Path, tmp_path: Path) -> None:
+def test_longer_table_is_kept(name: str, cloud: Path, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "evolve.csv", cloud / "evolve.csv"
     Bucket(name).fetch(ours)
     assert not ours.exists()

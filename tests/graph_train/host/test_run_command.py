@@ -183,7 +183,7 @@ def test_second_signal_does_not_interrupt_clean_up(context: Any, tmp_path: Path)
     assert cleaned
 
 
-def test_insistent_signal_interrupts_hanging_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_signal_interrupts_hanging_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graph_train.host.interrupts._CLEAN_UP_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), Terminable():
         try:

@@ -78,7 +78,7 @@ print(ascii(text.read_text()))
 """
 
 
-def test_text_is_read_as_before(tmp_path: Path) -> None:
+def test_compiling_keeps_locale(tmp_path: Path) -> None:
     """NVRTC changes the locale of its thread, which must be restored."""
     source, text = tmp_path / "one.cu", tmp_path / "names.txt"
     source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }\n')

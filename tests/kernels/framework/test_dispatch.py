@@ -50,7 +50,7 @@ def test_repeated_inputs_of_one_name(count: int) -> None:
     np.testing.assert_array_equal(joined, np.concatenate([array.ravel() for array in arrays]))
 
 
-def test_attributes_belong_to_the_call() -> None:
+def test_attributes_do_not_persist_between_calls() -> None:
     """Neither values nor number of attributes persist from the previous call."""
     op, x = dispatch.op_of("graph_train_upsample", "in"), flow.tensor(image())
     for factor in (2, 1, 3, 2):

@@ -24,7 +24,7 @@ def without_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_home_folder")
-def test_user_without_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_home_folder_error_has_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="has no home folder for the cache: set XDG_CACHE_HOME"):
         user_cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -39,13 +39,13 @@ def test_index_without_cache_folder(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "the index of the data set is not cached" in caplog.text
 
 
-def test_message_on_cache_that_cannot_be_created_says_what_to_set(tmp_path: Path) -> None:
+def test_uncreatable_cache_error_has_remedy(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("not a folder")
     with pytest.raises(NotADirectoryError, match="Not a directory; set XDG_CACHE_HOME to "):
         make_private_folder(tmp_path / "home" / "graph-train")
 
 
-def test_message_on_read_only_cache_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_cache_error_has_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # as of another user, or on a read-only disk
     with pytest.raises(PermissionError, match="Permission denied; set XDG_CACHE_HOME to "):
         make_private_folder(tmp_path)

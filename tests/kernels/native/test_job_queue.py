@@ -46,7 +46,7 @@ print("done")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_run_that_ends_before_it_is_queued(tmp_path: Path) -> None:
+def test_graph_run_may_end_before_it_is_queued(tmp_path: Path) -> None:
     found = importlib.util.find_spec("oneflow")
     assert found is not None and found.origin is not None
     (library,) = (Path(found.origin).parents[1] / "oneflow.libs").glob("liboneflow-*.so")

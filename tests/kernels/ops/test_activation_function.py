@@ -86,7 +86,7 @@ def test_values_and_gradients(name: str, shape: tuple[int, ...], activation_type
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_kinks_and_extremes(name: str, activation_type: ActivationType) -> None:
+def test_values_at_kinks_and_extremes(name: str, activation_type: ActivationType) -> None:
     values = [-6e4, -200, -90, -20, -6, -3, -1e-3, 0, 1e-3, 3, 6, 20, 90, 200, 6e4]
     check(name, rounded(np.array(values, np.float32), activation_type), activation_type)
 

@@ -299,7 +299,7 @@ def test_gradients_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("rule", _RULES)
-def test_nonfinite_gradient_only_resets_accumulation(rule: UpdateRule, bad: float, update: _Update) -> None:
+def test_nonfinite_gradient_resets_only_accumulation(rule: UpdateRule, bad: float, update: _Update) -> None:
     generator = np.random.default_rng(3)
     store = _Store(rule, _initial(generator))
     before = store.arrays()

@@ -60,7 +60,7 @@ def check(case: Case, arrays: tuple[Array, Array, Array]) -> None:
         assert np.all(np.abs(ours - exact) <= SUMS * size.max(axis=(2, 3), keepdims=True)), name
 
 
-def test_cases_take_both_tiles() -> None:
+def test_cases_use_both_tile_sizes() -> None:
     needs_tiles()
     assert side(CASES["3x3, tiles of 4"], FORWARD) == side(CASES["3x3, tiles of 4"], DATA_GRADIENT) == 4
     assert side(CASES["3x3, tiles of 2"], FORWARD) == side(CASES["3x3, tiles of 2"], DATA_GRADIENT) == 2

@@ -115,7 +115,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
     return compared
 
 
-def test_some_labels_survive() -> None:
+def test_default_augmentation_keeps_enough_labels() -> None:
     """Otherwise the tests below would prove nothing."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 

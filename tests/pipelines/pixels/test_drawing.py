@@ -64,7 +64,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> type[RecordingCopy]:
     return RecordingCopy
 
 
-def test_copy_is_awaited_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
+def test_copy_is_waited_for_one_batch_later(pipeline: TrainPipeline, copies: type[RecordingCopy]) -> None:
     for number, batch in enumerate(pipeline.epoch(0)):
         assert copies.calls == ["copy", *["wait", "copy"] * number]
         assert isinstance(batch.images, flow.Tensor)

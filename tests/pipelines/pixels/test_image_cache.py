@@ -137,7 +137,7 @@ def test_damaged_cache_file_is_decoded_again(
     ] * 3
 
 
-def test_removed_cache_serves_the_run_that_opened_it(index: ImageIndex, tmp_path: Path) -> None:
+def test_open_cache_survives_removal_of_its_folder(index: ImageIndex, tmp_path: Path) -> None:
     open_images(index, "disk", folder=tmp_path / "cache")
     images = open_images(index, "disk", folder=tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
