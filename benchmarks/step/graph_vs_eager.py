@@ -65,9 +65,8 @@ def _sides(body: Mapping[str, Any], pair: Mapping[str, Any]) -> tuple[Mapping[st
     return rows[GRAPH], rows[EAGER]
 
 
-def _both(eager: Mapping[str, Any], graph: Mapping[str, Any], name: str) -> str:
-    """Format a measure of both modes, which older results lack."""
-    return f"{number(eager[name])} → {number(graph[name])}" if name in eager else "–"
+def _arrow(eager: Mapping[str, Any], graph: Mapping[str, Any], name: str) -> str:
+    return f"{number(eager[name])} → {number(graph[name])}"
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
@@ -84,8 +83,8 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
                 number(eager["ms_per_step"]),
                 number(graph["ms_per_step"]),
                 f"{gain['median']:.2f} ({gain['lower_quartile']:.2f}–{gain['upper_quartile']:.2f})",
-                _both(eager, graph, "main_thread_ms"),
-                _both(eager, graph, "process_ms"),
+                _arrow(eager, graph, "main_thread_ms"),
+                _arrow(eager, graph, "process_ms"),
                 number(graph["images_per_second"]),
                 f"{eager['peak_rss_mb']:.0f}",
                 f"{graph['peak_rss_mb']:.0f}",

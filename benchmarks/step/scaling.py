@@ -206,9 +206,9 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             f"{row['speedup']['median']:.2f}",
             percent(row["efficiency"]),
             number(row["lost_ms"]),
-            number(_median(row, "apart_ms")),
-            number(_median(row, "sum_ms")),
-            number(_median(row, "agreement_ms")),
+            number(row["apart_ms"]["median"]),
+            number(row["sum_ms"]["median"]),
+            number(row["agreement_ms"]["median"]),
             number(row["mb_sent_per_step"]),
             number(row["ring_mb"]),
         )
@@ -224,11 +224,6 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         "size of the gradients.",
     )
     return [Table("Strong scaling over ranks", COLUMNS, lines, notes)]
-
-
-def _median(row: Mapping[str, Any], name: str) -> float | None:
-    """Return the median of a measure, or None for older results, which lack it."""
-    return row[name]["median"] if name in row else None
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

@@ -122,15 +122,13 @@ def _point_of(row: Mapping[str, Any]) -> Point:
 
 
 def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Table:
-    pairs = {(pair.get("group"), pair["against"]): pair for pair in body["speedups"] if _point_of(pair) == place}
-    several = len({row.get("group") for row in rows}) > 1
+    pairs = {(pair["group"], pair["against"]): pair for pair in body["speedups"] if _point_of(pair) == place}
+    several = len({row["group"] for row in rows}) > 1
     limits = limited_by(body, body["ceilings"])
     cells = []
     for row in rows:
-        pair = pairs.get((row.get("group"), row["variant"]))
+        pair = pairs.get((row["group"], row["variant"]))
         against = f"{pair['median']:.2f} ({pair['lower_quartile']:.2f}–{pair['upper_quartile']:.2f})" if pair else "1"
-        # Older results have a fraction of the float32 ceiling for half precision, too.
-        share = None if limits or is_half(row["variant"]) else row["share_of_matmul"]
         cells.append(
             (
                 *((str(row["group"]),) if several else ()),
@@ -142,7 +140,7 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
                 f"{row['peak_rss_mb']:.0f}",
                 number(row["compile_s"]),
                 number(row["gflops_per_second"]),
-                percent(share),
+                percent(None if limits else row["share_of_matmul"]),
             )
         )
     columns = ("group", *COLUMNS) if several else COLUMNS
@@ -151,13 +149,10 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
 
 def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
     """Yield the notes of a table."""
-    first, kept = rows[0]["variant"], 1 + _VARIANTS_PER_GROUP
+    first = rows[0]["variant"]
     yield f"baseline speedup: that of {first} over the variant, median of the turns (quartiles)"
-    if len({row.get("group") for row in rows}) > 1:
+    if len({row["group"] for row in rows}) > 1:
         yield f"group: variants that alternated; each group has its own process of {first}, to which its ratios refer"
-    elif "group" not in rows[0] and len(rows) > kept:
-        others = ", ".join(row["variant"] for row in rows[kept:])
-        yield f"{others}: measured with other processes of {first}, whose times are not in this older result"
     if limits:
         yield f"share of matmul: omitted, {', '.join(limits)} slowed the measured matrix product, but not the steps"
     elif any(is_half(row["variant"]) for row in rows):

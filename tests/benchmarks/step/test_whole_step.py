@@ -1,4 +1,4 @@
-"""`graph-bench step` and `graph-vs-eager`: rows and tables, including those of older results."""
+"""`graph-bench step` and `graph-vs-eager`: rows and tables."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ REQUIRED = set("variant model batch_size imgsz images_per_second ms_per_step spr
 QUARTILES = {"median": 2.0, "lower_quartile": 1.5, "upper_quartile": 2.5}
 
 
-def row(variant: str, ms: float, group: int | None = None) -> dict[str, Any]:
+def measured(variant: str, ms: float) -> dict[str, Any]:
     rest = {
         "lower_quartile": ms,
         "upper_quartile": ms,
@@ -27,13 +27,16 @@ def row(variant: str, ms: float, group: int | None = None) -> dict[str, Any]:
         "gflops_per_second": 50.0,
         "share_of_matmul": 0.5,
     }
-    found = {"variant": variant, "model": "m", "batch_size": 4, "imgsz": 64, "ms_per_step": ms, **rest}
-    return found if group is None else {"group": group, **found}
+    return {"variant": variant, "model": "m", "batch_size": 4, "imgsz": 64, "ms_per_step": ms, **rest}
 
 
-def pair(against: str, times: float, group: int | None = None) -> dict[str, Any]:
-    found = {"model": "m", "batch_size": 4, "imgsz": 64, "variant": "a", "against": against, **QUARTILES}
-    return {**found, "median": times} if group is None else {"group": group, **found, "median": times}
+def row(variant: str, ms: float, group: int = 1) -> dict[str, Any]:
+    return {"group": group, **measured(variant, ms)}
+
+
+def pair(against: str, times: float, group: int = 1) -> dict[str, Any]:
+    point = {"model": "m", "batch_size": 4, "imgsz": 64}
+    return {"group": group, **point, "variant": "a", "against": against, **QUARTILES, "median": times}
 
 
 def body(rows: list[dict[str, Any]], pairs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def test_first_variant_has_row_in_every_group(monkeypatch: pytest.MonkeyPatch) -
     variants = list(competitors.VARIANTS)[:6]
 
     def compared(_point: object, group: list[str], _setting: object) -> Comparison:
-        return Comparison([row(name, 10.0) for name in group], {name: [10.0] for name in group}, [])
+        return Comparison([measured(name, 10.0) for name in group], {name: [10.0] for name in group}, [])
 
     monkeypatch.setattr(whole_step, "compare", compared)
     monkeypatch.setattr(whole_step, "find_torch", lambda _: Path("python"))
@@ -98,17 +101,12 @@ def test_every_group_has_a_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert drawn["m batch 4 at 64 px"]["a, group 2"][0] == pytest.approx(4 / 0.012)
 
 
-def test_older_results_report_missing_groups() -> None:
-    old = body([row(name, 10) for name in "abcde"], [pair(name, 2.0) for name in "bcde"])
-    (table,) = whole_step.tables(old)
-    assert table.columns == whole_step.COLUMNS
-    assert [cell[:4] for cell in shown(old, "baseline speedup")] == ["1", "2.00", "2.00", "2.00", "2.00"]
-    assert any(note.startswith("e: measured with other processes of a") for note in table.notes)
-    assert not any("other processes" in note for note in whole_step.tables(body(old["rows"][:4], []))[0].notes)
-
-
-def test_half_precision_shows_no_float32_ceiling_share() -> None:
-    both = body([row("plugin-graph", 10, 1), row("plugin-graph-amp", 5, 1), row("pytorch-amp", 6, 1)], [])
+def test_half_precision_has_no_share_of_float32_ceiling() -> None:
+    settings, size = ComparisonSettings("cpu", 1, 1, None, matmul_gflops=100.0), {"step_gflop": 0.5, "images": 4}
+    names = ("plugin-graph", "plugin-graph-amp", "pytorch-amp")
+    rates = [competitors._rate(name, [10.0], size, settings)["share_of_matmul"] for name in names]
+    assert rates == [pytest.approx(0.5), None, None]
+    both = body([{**row(name, 10), "share_of_matmul": rate} for name, rate in zip(names, rates, strict=True)], [])
     assert shown(both, "share of matmul") == ["50%", "–", "–"]
     assert any("half precision" in note for note in whole_step.tables(both)[0].notes)
 
