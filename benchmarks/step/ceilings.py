@@ -1,7 +1,7 @@
 """`graph-bench ceilings`: peak matrix multiplication and memory copy speed of this machine."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,6 @@ def ceilings_by_name(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {row["what"]: row["highest"] for row in rows}
 
 
-def limited_by(body: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return `NAME=VALUE` of each variable that slowed the matrix products of these rows.
-
-    Args:
-        body: the whole result.
-        rows: rows of `measure_ceilings`, possibly by older code, which did not unset `BLAS_LIMITS`.
-    """
-    if body["settings"]["device"] != "cpu":
-        return []  # NumPy multiplies on CPUs only
-    environment = body["environment"]
-    dropped = {name for row in rows for name in row.get("without", ())}
-    return [f"{name}={environment[name]}" for name in BLAS_LIMITS if name in environment and name not in dropped]
-
-
 def tables(body: Mapping[str, Any]) -> list[Table]:
     """Return one table."""
     columns = {
@@ -67,10 +53,7 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
         "upper quartile": "upper_quartile",
         "unit": "unit",
     }
-    notes = ["copy counts bytes read and bytes written"]
-    if limits := limited_by(body, body["rows"]):
-        notes.append(f"matmul was measured with {', '.join(limits)}: the machine may be faster")
-    return [rows_of(body["rows"], columns, "Ceilings", *notes)]
+    return [rows_of(body["rows"], columns, "Ceilings", "copy counts bytes read and bytes written")]
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

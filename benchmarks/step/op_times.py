@@ -110,8 +110,8 @@ def convolutions_of(timed: Row) -> list[dict[str, Any]]:
     return rows
 
 
-def tables_of(timed: Row, matmul_gflops: float | None) -> list[Table]:
-    """Return the time of a step by type of op, and its convolutions relative to the ceiling; None omits that column."""
+def tables_of(timed: Row, matmul_gflops: float) -> list[Table]:
+    """Return the time of a step by type of op, and its convolutions relative to the ceiling."""
     point = Point(timed["model"], timed["batch_size"], timed["imgsz"])
     return [_times_table(point, timed), _convolutions_table(point, timed, matmul_gflops)]
 
@@ -149,7 +149,7 @@ def _quartiles(summary: Summary) -> str:
     return f"{number(summary.lower_quartile)}–{number(summary.upper_quartile)}"
 
 
-def _convolutions_table(point: Point, timed: Row, matmul_gflops: float | None) -> Table:
+def _convolutions_table(point: Point, timed: Row, matmul_gflops: float) -> Table:
     columns = ("op", "calls", "ms", "share of the step", "GFLOP", "GFLOP/s", "share of matmul")
     rows = tuple(
         (
@@ -159,25 +159,19 @@ def _convolutions_table(point: Point, timed: Row, matmul_gflops: float | None) -
             percent(row["ms"] / timed["step_ms"]),
             number(row["gflop"]),
             number(row["gflops_per_second"]),
-            percent(row["gflops_per_second"] / matmul_gflops if matmul_gflops else None),
+            percent(row["gflops_per_second"] / matmul_gflops),
         )
         for row in convolutions_of(timed)
     )
-    return Table(f"Convolutions, {point}", columns, rows, _ceiling_notes(timed, matmul_gflops))
-
-
-def _ceiling_notes(timed: Row, matmul_gflops: float | None) -> tuple[str, ...]:
-    if not matmul_gflops:
-        return ()
-    gflop = convolutions_of(timed)[-1]["gflop"]
-    step = gflop / timed["step_ms"] * 1e3 / matmul_gflops
-    return (
+    step = convolutions_of(timed)[-1]["gflop"] / timed["step_ms"] * 1e3 / matmul_gflops
+    note = (
         f"matmul: {number(matmul_gflops)} GFLOP/s, the fastest float32 matrix product of this run. The convolutions' "
-        f"arithmetic over the time of the whole step is {step:.0%} of it.",
+        f"arithmetic over the time of the whole step is {step:.0%} of it."
     )
+    return Table(f"Convolutions, {point}", columns, rows, (note,))
 
 
-def plot_times(timed_points: Sequence[Row], matmul_gflops: float | None, path: Path) -> None:
+def plot_times(timed_points: Sequence[Row], matmul_gflops: float, path: Path) -> None:
     """Plot a row per point: time by type of op, coloured by part; speed of each convolution over its arithmetic."""
     from graph_train.plots.style import new_figure, save
 
@@ -207,7 +201,7 @@ def _plot_kinds(axes: Any, timed: Row) -> None:
     axes.margins(x=0.25)
 
 
-def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float | None) -> None:
+def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float) -> None:
     from graph_train.plots.style import INK, class_colour, hex_colour, style_axes
 
     kinds = dict.fromkeys(row["op"] for row in timed["ops"] if row["gflop"] is not None)
@@ -220,8 +214,7 @@ def _plot_convolutions(axes: Any, timed: Row, matmul_gflops: float | None) -> No
         axes.scatter(
             [row["gflop"] for row in convolutions], speeds, areas, color=colour, alpha=0.5, linewidths=0, label=label
         )
-    if matmul_gflops:
-        axes.axhline(matmul_gflops, color=INK, linewidth=1.2, linestyle="--", label="matmul")
+    axes.axhline(matmul_gflops, color=INK, linewidth=1.2, linestyle="--", label="matmul")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     style_axes(axes, title="Convolutions; area: time", x="GFLOP of the op", y="GFLOP/s")

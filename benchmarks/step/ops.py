@@ -10,7 +10,7 @@ from benchmarks.harness.flags import add_points, add_quick, add_repeats
 from benchmarks.harness.points import parse_point
 from benchmarks.harness.tables import Table
 from benchmarks.harness.workers import Worker
-from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceilings
+from benchmarks.step.ceilings import ceilings_by_name, measure_ceilings
 from benchmarks.step.op_times import measure_point, plot_times, tables_of
 from benchmarks.step.whole_step import POINTS, QUICK_POINTS
 from kernels.framework.coverage import COPIES, is_copy_or_system_op, uncovered_ops
@@ -106,9 +106,9 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def _matmul_gflops(body: Mapping[str, Any]) -> float | None:
-    """Return the ceiling of convolutions; None if a variable limited it."""
-    return None if limited_by(body, body["ceilings"]) else ceilings_by_name(body["ceilings"])["float32 matmul"]
+def _matmul_gflops(body: Mapping[str, Any]) -> float:
+    """Return the ceiling of convolutions."""
+    return ceilings_by_name(body["ceilings"])["float32 matmul"]
 
 
 def plot(body: Mapping[str, Any], path: Path) -> None:

@@ -10,7 +10,7 @@ from benchmarks.harness.flags import add_points, add_quick, add_repeats
 from benchmarks.harness.machine import commit
 from benchmarks.harness.points import Point, parse_point
 from benchmarks.harness.tables import Table, number, percent
-from benchmarks.step.ceilings import ceilings_by_name, limited_by, measure_ceilings
+from benchmarks.step.ceilings import ceilings_by_name, measure_ceilings
 from benchmarks.step.competitors import (
     VARIANTS,
     Comparison,
@@ -124,7 +124,6 @@ def _point_of(row: Mapping[str, Any]) -> Point:
 def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Table:
     pairs = {(pair["group"], pair["against"]): pair for pair in body["speedups"] if _point_of(pair) == place}
     several = len({row["group"] for row in rows}) > 1
-    limits = limited_by(body, body["ceilings"])
     cells = []
     for row in rows:
         pair = pairs.get((row["group"], row["variant"]))
@@ -140,22 +139,20 @@ def _table(place: Point, rows: Sequence[Mapping[str, Any]], body: Mapping[str, A
                 f"{row['peak_rss_mb']:.0f}",
                 number(row["compile_s"]),
                 number(row["gflops_per_second"]),
-                percent(None if limits else row["share_of_matmul"]),
+                percent(row["share_of_matmul"]),
             )
         )
     columns = ("group", *COLUMNS) if several else COLUMNS
-    return Table(str(place), columns, tuple(cells), (*_explained(rows, limits), *body["notes"]))
+    return Table(str(place), columns, tuple(cells), (*_explained(rows), *body["notes"]))
 
 
-def _explained(rows: Sequence[Mapping[str, Any]], limits: Sequence[str]) -> Iterator[str]:
+def _explained(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the notes of a table."""
     first = rows[0]["variant"]
     yield f"baseline speedup: that of {first} over the variant, median of the turns (quartiles)"
     if len({row["group"] for row in rows}) > 1:
         yield f"group: variants that alternated; each group has its own process of {first}, to which its ratios refer"
-    if limits:
-        yield f"share of matmul: omitted, {', '.join(limits)} slowed the measured matrix product, but not the steps"
-    elif any(is_half(row["variant"]) for row in rows):
+    if any(is_half(row["variant"]) for row in rows):
         yield "share of matmul: relative to the fastest float32 matrix product; not for variants in half precision"
 
 

@@ -41,7 +41,7 @@ def pair(against: str, times: float, group: int = 1) -> dict[str, Any]:
 
 def body(rows: list[dict[str, Any]], pairs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     ceilings = [{"what": "float32 matmul", "highest": 100.0, "without": ["OPENBLAS_CORETYPE"]}]
-    around = {"settings": {"device": "cpu"}, "environment": {}, "ceilings": ceilings, "notes": []}
+    around = {"ceilings": ceilings, "notes": []}
     return {"rows": rows, "speedups": pairs, **around, **more}
 
 
@@ -109,14 +109,6 @@ def test_half_precision_has_no_share_of_float32_ceiling() -> None:
     both = body([{**row(name, 10), "share_of_matmul": rate} for name, rate in zip(names, rates, strict=True)], [])
     assert shown(both, "share of matmul") == ["50%", "–", "–"]
     assert any("half precision" in note for note in whole_step.tables(both)[0].notes)
-
-
-def test_lowered_ceiling_is_discarded() -> None:
-    rows, limited = [row("plugin-graph", 10, 1)], {"OPENBLAS_CORETYPE": "Haswell"}
-    older = body(rows, [], environment=limited, ceilings=[{"what": "float32 matmul", "highest": 100.0}])
-    assert shown(older, "share of matmul") == ["–"]
-    assert any("OPENBLAS_CORETYPE=Haswell" in note for note in whole_step.tables(older)[0].notes)
-    assert shown(body(rows, [], environment=limited), "share of matmul") == ["50%"]
 
 
 def tiny_point(folder: Path) -> str:
