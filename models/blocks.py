@@ -299,8 +299,8 @@ class GhostConv(nn.Module):
         half = out_channels // 2
         self.cv1 = Conv(in_channels, half, kernel, stride, groups=groups, activation=activation)
         # Every missing activation is a separate module, as in the reference.
-        again = nn.Identity() if isinstance(activation, nn.Identity) else activation
-        self.cv2 = Conv(half, half, 5, groups=half, activation=again)
+        second_activation = nn.Identity() if isinstance(activation, nn.Identity) else activation
+        self.cv2 = Conv(half, half, 5, groups=half, activation=second_activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H / stride, W / stride)."""

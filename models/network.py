@@ -195,7 +195,7 @@ def _count(counter: Tensor, batches: int) -> None:
 
 
 def _branches(spec: ModelSpec) -> dict[int, list[int]]:
-    """Return, for each layer's output, how many ops of each consumer take it, in the order of the layers."""
+    """Return the number of ops that use each layer's output, as a list with an entry per consuming layer."""
     branches: dict[int, list[int]] = {}
     for layer in spec.layers:
         for source in layer.inputs:

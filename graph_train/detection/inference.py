@@ -76,7 +76,7 @@ class Inference:
         self._eager_runs = EagerRuns()
 
     def compile_at_once(self) -> None:
-        """Unless eager, compile every shape at its first batch from now on, to measure the memory of graphs."""
+        """Compile every shape at its first batch from now on, to measure the memory of graphs; no effect if eager."""
         if self._graph is None:
             self._graph = True
 

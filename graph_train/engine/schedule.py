@@ -193,7 +193,7 @@ class Schedule:
 
     @cached_property
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
-        """The warm-up iterations that update the weights, and the last of these."""
+        """The warm-up iterations that update the weights, and the last one of them (-1: none)."""
         updating, last = set(), -1
         # The run may end during warm-up; a typing error in `warmup_epochs` can make it billions of iterations long.
         for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):

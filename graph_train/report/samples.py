@@ -84,7 +84,7 @@ class SampleCollector:
 
 
 def images_on_rank(pipeline: ValPipeline, shard: Shard) -> int:
-    """Return the number of validation images that a rank measures."""
+    """Return the number of images that a rank validates."""
     sizes = [pipeline.images_of(batch) for batch in range(pipeline.batches_per_epoch)]
     return sum(len(range(size)[shard.rows(size)]) for size in sizes if shard.owns_rows(size))
 

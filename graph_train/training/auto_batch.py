@@ -76,7 +76,7 @@ class MemoryModel:
 
 
 def with_batch_size(options: TrainOptions, hyp: Hyperparameters) -> TrainOptions:
-    """Resolve `--batch-size -1`; return settings with another batch size unchanged.
+    """Replace `--batch-size -1` by the measured batch size; any other batch size is returned unchanged.
 
     Raises:
         ValueError: not even the smallest batch fits, or the measurement failed.

@@ -31,8 +31,8 @@ from pipelines.augmentation.letterbox import unletterbox_boxes
 Array = npt.NDArray[Any]
 
 Forward = Callable[[Any, Array], tuple[Array, Array | None]]
-"""Maps images uint8 (B, 3, H, W) and labels (n, 6) to decoded predictions (B, N, 5 + nc) float32, with boxes in px of
-the letterboxed image and confidences after the sigmoid, and to box, objectness and class loss (3,), or None."""
+"""Inference on uint8 images (B, 3, H, W) and labels (n, 6). It returns decoded predictions (B, N, 5 + nc) float32, with
+boxes in px of the letterboxed image and confidences after the sigmoid; and the parts of the loss (3,), or None."""
 
 DRAWN_BATCHES = 3
 

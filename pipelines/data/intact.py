@@ -1,7 +1,7 @@
 """Whether an image file is completely well-formed, so that strict decoders accept it.
 
-Pillow tolerates damage (noise between JPEG markers, a wrong PNG checksum, a broken EXIF block) that DALI rejects, which
-would stop a training run, or for which DALI finds another EXIF rotation. Such files must be decoded by Pillow.
+Pillow tolerates damage such as noise between JPEG markers, a wrong PNG checksum or a broken EXIF block. DALI rejects
+such files, which would end a training, or finds another EXIF rotation; they must be decoded by Pillow.
 """
 
 import re

@@ -105,7 +105,7 @@ def test_too_few_open_files_are_reported(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
-    """Below it, DALI or OneFlow abort the process without a word."""
+    """Below it, DALI or OneFlow abort the process without a message."""
     done = run_python(
         "-m",
         "graph_train.cli.check",
