@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.link_set import make_link_set
-from benchmarks.harness.flags import add_quick
+from benchmarks.harness.flags import add_quick, add_work, work_folder
 from benchmarks.harness.measure import seconds_of, summarise
 from benchmarks.harness.tables import Table, number
-from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.harness.workers import Worker
 
 IMAGES, BOXES, SMALL = 118_287, 1_600_000, 100
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=6, help="training steps before memory is read (default: 6); 0 skips training"
     )
-    add_work_argument(parser)
+    add_work(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:

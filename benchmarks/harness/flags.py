@@ -1,7 +1,10 @@
 """Flags that several benchmarks have; each benchmark adds only the ones it uses."""
 
 import argparse
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 DEFAULT_REPEATS = 7
 MAX_BATCH_SIZE, MAX_IMAGE_PX = 1 << 16, 1 << 14
@@ -41,3 +44,26 @@ def add_points(parser: argparse.ArgumentParser, points: Sequence[str]) -> None:
     parser.add_argument(
         "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(points)})"
     )
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add `--work`."""
+    parser.add_argument("--work", metavar="FOLDER", help="keep the runs in FOLDER (default: a temporary folder)")
+
+
+@contextmanager
+def work_folder(work: str | None, *, exist_ok: bool = False) -> Iterator[Path]:
+    """Create the folder of `--work`, which is kept, or a temporary one.
+
+    Args:
+        work: value of `--work`.
+        exist_ok: continue in the folder of an earlier run.
+    Raises:
+        FileExistsError: it exists already.
+    """
+    if work is None:
+        with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
+            yield Path(folder)
+        return
+    Path(work).mkdir(parents=True, exist_ok=exist_ok)
+    yield Path(work)

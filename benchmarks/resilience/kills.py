@@ -21,10 +21,9 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from benchmarks.harness.flags import add_train_flags, add_training
+from benchmarks.harness.flags import add_train_flags, add_training, add_work, work_folder
 from benchmarks.harness.tables import Table
 from benchmarks.harness.training_command import training_command, training_flags
-from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.harness.workers import environment_for
 
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--save-steps", type=int, default=5)
     add_train_flags(parser)
-    add_work_argument(parser)
+    add_work(parser)
 
 
 @dataclass

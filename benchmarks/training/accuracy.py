@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.flags import add_train_flags, add_training
+from benchmarks.harness.flags import add_train_flags, add_training, add_work, work_folder
 from benchmarks.harness.tables import Table, number
-from benchmarks.harness.work_folder import add_work_argument, work_folder
 from benchmarks.step.competitors import NO_TORCH, find_torch
 from benchmarks.training.accuracy_trainings import AMP, FLOAT32, PYTORCH, SIDES, Row, Trainings
 from graph_train.metrics.average_precision import best_row
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_train_flags(parser)
     parser.add_argument("--torch-python", metavar="PATH", help="Python interpreter with PyTorch and OpenCV")
-    add_work_argument(parser)
+    add_work(parser)
 
 
 def run(flags: argparse.Namespace) -> dict[str, Any]:
