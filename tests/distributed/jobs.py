@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +14,11 @@ from typing import Any
 import yaml
 
 from benchmarks.harness.training_command import as_flags
+from graph_train.ranks.rendezvous import free_port
 from tests.graph_train.tiny import TINY
 from tests.graph_train.training_runner import write_data_set
 
 WAIT_SECONDS = 400.0
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass
