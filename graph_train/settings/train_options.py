@@ -335,10 +335,10 @@ def _advice(flag: str) -> str:
     return _FORMER_FLAGS.get(flag, "")
 
 
-def build_parser(prog: str = "graph-train") -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the namespace contains only the flags that were given."""
     parser = CommandParser(
-        prog=prog,
+        prog="graph-train",
         advice=_advice,
         description="Train YOLOv5-family detectors with the whole training step in one compiled graph.",
         epilog="Exit codes: 0 success, 1 internal error, 2 user error, 3 a file could not be saved, 4 diverged (too "
