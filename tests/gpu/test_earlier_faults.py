@@ -126,8 +126,8 @@ def define_pipelines(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -
 def test_gpu_graph_does_not_use_multi_paste(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU `fn.multi_paste` of DALI 2.4 reads all inputs with the shape of the first, the canvas: of narrower tiles
-    it reads wrong rows, and beyond their end."""
+    """On a GPU, `fn.multi_paste` of DALI 2.4 reads all inputs with the shape of the first one, the canvas: of narrower
+    tiles, it would read wrong rows, and memory beyond their end."""
     define_pipelines(tmp_path, 0, monkeypatch)
     assert [drawing.gpu for drawing in drawings.values()] == [0, 0]
     assert [drawing.pastes_on_gpu for drawing in drawings.values()] == [[], []]
@@ -136,7 +136,7 @@ def test_gpu_graph_does_not_use_multi_paste(
 def test_empty_area_is_not_pasted_on_gpu(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU an empty area covers the whole canvas; slots without a tile had one."""
+    """On a GPU, an empty area covers the whole canvas; at that commit, slots without a tile had empty areas."""
     define_pipelines(tmp_path, 0, monkeypatch)
     for drawing in drawings.values():
         assert drawing.fed["canvas"]
@@ -148,7 +148,7 @@ def test_empty_area_is_not_pasted_on_gpu(
 def test_every_rank_decodes_and_renders_on_its_own_gpu(
     tmp_path: Path, drawings: dict[Pipeline, Drawing], rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them did on GPU 0."""
+    """At that commit, all ranks decoded and rendered on GPU 0."""
     define_pipelines(tmp_path, rank, monkeypatch)
     assert [drawing.gpu for drawing in drawings.values()] == [rank, rank]
 

@@ -246,7 +246,7 @@ for name in sys.argv[1:]:
 
 
 def test_failing_kernel_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither one that breaks the context, nor one that ends its process, nor one that never returns."""
+    """Test a kernel that breaks the context, one that ends its process, and one that never returns."""
     monkeypatch.setattr(kernel_stage, "CASE_SECONDS", 5.0)
     names = ["a", "breaks", "b", "dies", "c", "hangs", "d"]
     lines = list(kernel_stage.run_in_processes(UNLIMITED, [sys.executable, "-c", _PROCESS], names))

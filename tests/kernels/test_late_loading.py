@@ -51,7 +51,7 @@ def loaded_first() -> str:
 
 
 def test_plugin_changes_results(loaded_first: str) -> None:
-    """Otherwise the tests below would prove nothing."""
+    """If results were equal, the tests below would prove nothing."""
     eager, graph = loaded_first.split()
     assert eager == graph
     assert output_of(STOCK_OPS + "print(digest(train(EagerStep)))") != eager

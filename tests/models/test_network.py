@@ -323,7 +323,7 @@ def test_custom_yaml_with_every_block(tmp_path: Path) -> None:
 
 
 def test_first_layer_may_take_image_repeatedly() -> None:
-    """As in the reference, four copies of the image give the same result with weights split in four."""
+    """Four copies of the image give the same result with weights split in four, as in the reference."""
 
     def convolved(rows: list[list[Any]]) -> np.ndarray:
         backbone = [*rows, [-1, 1, "Conv", [8, 3, 2]]]

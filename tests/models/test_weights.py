@@ -285,7 +285,7 @@ def test_saved_weights_round_trip(tmp_path: Path) -> None:
 
 
 def test_class_names_of_files_are_printable(tmp_path: Path) -> None:
-    """They reach terminals, tables and names of folders."""
+    """Class names are printed on terminals and in tables, and become names of folders."""
     names = ["\x1b[31mred", "a\nb", "\ud800", "rot", "红"]
     expected = ("\\x1b[31mred", "a\\nb", "\\ud800", "rot", "红")
     path, model = tmp_path / "best.safetensors", _model()

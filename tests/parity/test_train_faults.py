@@ -287,7 +287,7 @@ def _after_each_step(monkeypatch: pytest.MonkeyPatch, change: Callable[[Training
 
 
 def one_average_is_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a parameter that is within half a rounding of its average after the recorded updates."""
+    """Replace one average by its parameter, which differs by half a rounding after the recorded updates."""
     name = "model.13.cv3.bn.weight"
 
     def change(state: TrainingState) -> None:
@@ -364,7 +364,7 @@ def finished(small_vectors: Path) -> tuple[Case, Replay]:
     ],
 )
 def test_one_wrong_tensor_is_detected(finished: tuple[Case, Replay], fault: str, kind: str, layer: int) -> None:
-    """Of a network's 400 tensors a single one, whatever its kind, is enough."""
+    """A single wrong tensor of any kind, of a network's 400, is detected."""
     case, run = finished
     name = f"model.{layer}.{'' if layer == 0 else 'cv1.'}{kind}"
     wrong = {

@@ -134,7 +134,7 @@ def test_fault_of_one_average_of_statistics_is_detected(
 
 
 def test_parameter_not_updated_by_graph_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph updates a copy of it."""
+    """The graph updates a copy of the parameter."""
     original, example, number = TrainingState.update_state, tiny_step(GraphStep).state, 5
     copy = example.update_state().parameters[number].detach().clone()
 
@@ -147,7 +147,7 @@ def test_parameter_not_updated_by_graph_is_detected(monkeypatch: pytest.MonkeyPa
 
 
 def test_average_not_updated_by_graph_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph updates a copy of it."""
+    """The graph updates a copy of the average."""
     original, example = TrainingState.update_state, tiny_step(GraphStep).state
     copy = example.averaged_parameters.clone()
     monkeypatch.setattr(TrainingState, "update_state", lambda state: replace(original(state), average=copy))

@@ -69,7 +69,7 @@ def test_worker_environment_sets_threads_and_drops_variables(monkeypatch: pytest
 
 
 def test_ceiling_ignores_variables_that_lower_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise OpenBLAS could be limited to AVX2 while the measured steps use AVX-512."""
+    """With the variable, OpenBLAS could be limited to AVX2 while the measured steps use AVX-512."""
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     seen = []
 

@@ -180,7 +180,7 @@ def test_view_round_trip(view: InferenceView) -> None:
 
 
 def test_view_as_large_as_small_image_has_its_own_graph(weights: Path) -> None:
-    """At 64 px, the view at 0.83 is padded to 64 px, but is float32, while the image is uint8."""
+    """The 0.83 view of a 64 px image is padded to 64 px, too, but it is float32, while the image is uint8."""
     images = np.random.default_rng(3).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
     graph, eager = (
         load_detector([weights], device="cpu", graph=graph, augment=True)(images)[0] for graph in (True, False)

@@ -66,7 +66,7 @@ def test_graph_matches_eager_bitwise(rule: UpdateRule) -> None:
 
 
 def test_frequent_smaller_batches_are_compiled() -> None:
-    """Graphs and op by op alternate, with a step pending: the same bits as with graphs only."""
+    """Graph and eager steps alternate while a step is pending, and give the same bits as graph steps only."""
     load_plugin("require")
     schedule = tiny_schedule()
 

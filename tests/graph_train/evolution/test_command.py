@@ -12,7 +12,7 @@ from tests.graph_train.training_runner import TrainingRunner
 
 @pytest.mark.slow
 def test_killed_evolution_command_resumes_exactly(tmp_path: Path) -> None:
-    """After SIGKILL its training process ends, too, and the same command resumes."""
+    """The training process ends with the killed command, and the same command resumes."""
     runner = TrainingRunner(tmp_path)
 
     def command(name: str) -> list[str]:

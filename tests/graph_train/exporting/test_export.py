@@ -116,7 +116,7 @@ def test_every_block_matches_onnxruntime(row: list[Any]) -> None:
 
 
 def test_zero_pad_before_pool_matches_onnxruntime() -> None:
-    """As in yolov3-tiny; if onnxruntime merged the padding into the pool, negative values would change."""
+    """yolov3-tiny has such layers; if onnxruntime merged the padding into the pool, negative values would change."""
     pads = [[-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]], [-1, 1, "nn.MaxPool2d", [2, 1, 0]]]
     config = {**one_block(*pads[0]), "backbone": [*SMALL_MAP, pads[0]]}
     config["head"] = [pads[1], [[-1], 1, "Detect", ["nc", "anchors"]]]

@@ -105,7 +105,7 @@ def test_too_few_open_files_are_reported(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_limit_of_open_files_is_checked_at_the_start(tmp_path: Path) -> None:
-    """Below it, DALI or OneFlow abort the process without a message."""
+    """With a lower limit, DALI or OneFlow abort the process without a message."""
     done = run_python(
         "-m",
         "graph_train.cli.check",
@@ -162,7 +162,7 @@ def test_signal_removes_temporary_files(tmp_path: Path, number: int, capsys: pyt
 
 @pytest.mark.parametrize("context", [contextlib.nullcontext, Interruptible, StopRequest])
 def test_second_signal_does_not_interrupt_clean_up(context: Any, tmp_path: Path) -> None:
-    """Such as one that a terminal and a supervisor send at the same time."""
+    """A terminal and a supervisor may send a signal at the same time."""
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cleaned = []
 

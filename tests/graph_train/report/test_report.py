@@ -113,7 +113,7 @@ def test_interrupted_epoch_is_counted_once() -> None:
 
 
 def test_best_epoch_is_last_of_equal_ones() -> None:
-    """The same rule decides which weights are kept; epochs without validation do not count."""
+    """The best epoch is the one whose weights are kept; epochs without validation do not count."""
     columns = {key: np.zeros(4) for key in ("epoch", *RESULT_KEYS)}
     assert results_content(columns)["best"] is None
     columns["val/box_loss"][:3] = 0.1
@@ -136,7 +136,7 @@ class _Batches:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_each_rank_samples_its_own_images(runner: TrainingRunner, ranks: int) -> None:
-    """With eight ranks only the first has batches of seven; the last batch has three images."""
+    """Of eight ranks, only the first one owns the images of a batch of seven; the last batch has three."""
     index, batches, measured = runner.assemble().setup.data.val, cast(Any, _Batches()), 0
     for rank in range(ranks):
         own = images_on_rank(batches, Shard(rank, ranks))

@@ -255,7 +255,7 @@ def fill(path: Path) -> None:
 def test_full_disk_keeps_checkpoints(
     runner: TrainingRunner, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even the logs can no longer be written."""
+    """The disk is so full that not even logs can be written."""
     interrupted = runner.train(epochs=4, stop_after=3, seed=5, project=small_disk)
     state = (interrupted.folder / "weights" / LAST).read_bytes()
     fill(small_disk / "filler")

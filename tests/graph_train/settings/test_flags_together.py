@@ -21,7 +21,7 @@ def baseline(runner: TrainingRunner) -> FinishedRun:
 def test_hyp_file_anchors_override_weights(
     runner: TrainingRunner, baseline: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in YOLOv5, a number of anchors stands for placeholders that auto-anchor replaces."""
+    """A number of anchors stands for placeholders that auto-anchor replaces, as in YOLOv5."""
     best, starts = baseline.folder / "weights" / "best.safetensors", []
     real = assembly.check_anchors
 

@@ -71,7 +71,7 @@ exec "$1" -c "from kernels.build.plugin_build import ensure_built; print(ensure_
 
 
 def test_read_only_cache_is_used(cache: Path, compiler_log: Path) -> None:
-    """As in a container with a read-only file system."""
+    """The cache is read-only in a container with a read-only file system."""
     built = plugin_build.ensure_built()
     runs = compiler_log.read_text()
     for intact in (True, False):

@@ -51,7 +51,7 @@ def test_repeated_inputs_of_one_name(count: int) -> None:
 
 
 def test_attributes_do_not_persist_between_calls() -> None:
-    """Neither values nor number of attributes persist from the previous call."""
+    """Test calls with other values and another number of attributes than in the previous call."""
     op, x = dispatch.op_of("graph_train_upsample", "in"), flow.tensor(image())
     for factor in (2, 1, 3, 2):
         wanted = image().repeat(factor, axis=1).repeat(factor, axis=2)

@@ -27,7 +27,7 @@ def test_gradients_known_values(graph: bool) -> None:
 
 
 def test_unreachable_graphs_do_not_disturb_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pausing garbage collection, compiling fails: the variable is not "created in nn.Graph"."""
+    """If garbage collection is not paused, compiling fails: the variable is not "created in nn.Graph"."""
     graph, x, internal = ModuleGraph(flow.nn.Linear(2, 2)), flow.ones(1, 2), flow._oneflow_internal
     complete, threshold = internal.CurJobBuildAndInferCtx_Complete, gc.get_threshold()
 

@@ -144,7 +144,7 @@ def test_ciou_gradient_matches_finite_differences_with_constant_alpha(overlap: _
 
 @pytest.mark.parametrize("overlap", _IMPLEMENTATIONS)
 def test_ciou_gradient_of_boxes_far_beyond_any_aspect_ratio(overlap: _Overlap) -> None:
-    """In float32 it is that of double precision, where YOLOv5's is 0 times infinity."""
+    """The float32 gradient equals that of double precision; YOLOv5's is 0 times infinity."""
     sides = [(1, 1e-20), (1e-20, 1), (3, 1e-30), (1e-30, 3), (1e-21, 3e-21), (2, 1e-38), (2, 0.5)]
     box1 = np.array([(1.3, 0.8, *pair) for pair in sides])
     box2 = np.tile([1.1, 1.0, 2.0, 3.0], (len(sides), 1))

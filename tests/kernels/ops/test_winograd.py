@@ -142,7 +142,7 @@ def test_results_are_deterministic(name: str) -> None:
 
 
 def test_non_finite_pixel_stays_in_its_tile() -> None:
-    """A direct convolution spreads it over 3 x 3 outputs, a tile over its own at most."""
+    """A direct convolution spreads the value over 3 x 3 outputs, a tile at most over its own outputs."""
     case = CASES["3x3, tiles of 4"]
     x, weight, dy = draw_arrays(case)
     x[0, 0, 20, 20] = np.nan

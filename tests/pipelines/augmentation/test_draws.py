@@ -205,7 +205,7 @@ def test_colours_are_unchanged_without_gain() -> None:
 
 
 def test_mixup_partner_is_any_image() -> None:
-    """As in YOLOv5, image weights select the images of an epoch and of its mosaics, but not the mixup partner."""
+    """Image weights select the images of an epoch and of its mosaics, but not the mixup partner, as in YOLOv5."""
     index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
     draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
     blended = set()

@@ -116,7 +116,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
 
 
 def test_default_augmentation_keeps_enough_labels() -> None:
-    """Otherwise the tests below would prove nothing."""
+    """If few labels were kept, the tests below would prove nothing."""
     assert check_draws(AugmentConfig(), 3, False, 320) > 50
 
 

@@ -114,7 +114,7 @@ def test_unusable_image_has_reason(content: bytes, reason: str, tmp_path: Path) 
 
 
 def test_png_with_valid_checksums_but_damaged_pixels(tmp_path: Path) -> None:
-    """Such a file counted as usable, and ended the training that read it."""
+    """If it counted as usable, it would end the training that reads it."""
     rows = b"".join(b"\x09" + bytes(3 * 16) for _ in range(16))  # there are filters 0 to 4
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     parts = [

@@ -296,7 +296,7 @@ def test_inconsistent_cache_with_right_checksum_is_rebuilt(
 def test_cache_in_unusual_archive_is_rebuilt(
     offset: int, value: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unknown compression, or encrypted."""
+    """Test a cache with an unknown compression, and an encrypted one."""
     add_image(tmp_path, "a.png", POLYGON)
     fresh = index(tmp_path / "images", cache=tmp_path / "cache")
     (file,) = (tmp_path / "cache").iterdir()

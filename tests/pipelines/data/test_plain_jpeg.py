@@ -55,7 +55,7 @@ def test_metadata_matches_decoded_image(name: str, tmp_path: Path, monkeypatch: 
 
 
 def test_recognised_jpeg_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow does not even open it, unless to read EXIF data."""
+    """Pillow opens such a file only to read EXIF data."""
 
     def reject(*_: object, **__: object) -> None:
         raise AssertionError("decoded")

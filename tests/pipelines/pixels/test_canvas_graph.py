@@ -71,7 +71,7 @@ def as_numpy(images: Any) -> np.ndarray:
 def test_gpu_graph_renders_same_images(
     outlined: ImageIndex, augment: AugmentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bitwise, if both resample with DALI; the host composes, blends and colours with NumPy."""
+    """Images are bitwise equal if both resample with DALI; the host composes, blends and colours with NumPy."""
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
     expected = drawn(outlined, augment)
     use_gpu_graph(monkeypatch)

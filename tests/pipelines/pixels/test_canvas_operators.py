@@ -87,7 +87,7 @@ def test_any_layout_matches_numpy(canvases: CanvasPipeline, seed: int) -> None:
 
 
 def test_empty_slot_does_not_change_canvas(canvases: CanvasPipeline) -> None:
-    """On a GPU, an empty slot used to fill the canvas with its pixel."""
+    """An earlier graph for GPUs filled the canvas with the pixel of an empty slot."""
     grey = ViewRender((), (5, 7), None, (5, 7))
     canvases.submit(BatchPlan((Picture((grey,), 1.0, None, 0),), (5, 7), np.zeros((0, 6)), np.arange(1)), [()])
     drawn = canvases.collect()

@@ -62,7 +62,7 @@ def test_garbage_is_reported_as_non_image(index: ImageIndex) -> None:
 
 
 def test_image_replaced_by_one_of_another_size(index: ImageIndex) -> None:
-    """Its boxes would be wrong, and DALI fails on crops outside of it."""
+    """The boxes would be wrong, and DALI fails on crops outside of the image."""
     encoded = ImageBytes(index)
     width, height = index.sizes_wh[0]
     Image.new("RGB", (width + 5, height)).save(index.paths[0])
@@ -76,7 +76,7 @@ def test_image_replaced_by_one_of_another_size(index: ImageIndex) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_image_header_changed_to_gigapixels_is_rejected(index: ImageIndex, number: int) -> None:
-    """With the same number of bytes, or DALI decodes for minutes."""
+    """The file keeps its number of bytes; DALI would decode it for minutes."""
     path, (width, height) = index.paths[number], index.sizes_wh[number]
     content = path.read_bytes()
     if path.suffix == ".png":
