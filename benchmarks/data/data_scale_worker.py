@@ -15,7 +15,7 @@ _MODEL, _IMAGE_PX, _BATCH = "yolov5n.yaml", 640, 2
 """Flags of the training: small steps, at an image size that the anchors fit, so autoanchor changes nothing."""
 _PLANNED_BATCH = 16
 _EPOCHS = 1000
-"""More than the steps need, however few images there are."""
+"""Upper bound of the epochs, higher than the steps need even with few images."""
 
 
 class _StopWorkError(BaseException):

@@ -67,7 +67,7 @@ GENES: Mapping[str, Gene] = {
     "mixup": Gene(1, 0.0, 1.0),
     "copy_paste": Gene(1, 0.0, 1.0),
 }
-"""YOLOv5's table."""
+"""Genes of YOLOv5's evolution by hyper-parameter."""
 
 
 def gene_names(*, tune_anchors: bool) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def _probe(library: Path) -> str:
 
 
 _RANK_VARIABLES = frozenset({"MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"})
-"""Removed, since the child process is not a rank of the job."""
+"""Variables to remove for the child process, because it is not a rank of the job."""
 
 
 def main(library: str) -> None:
@@ -109,4 +109,4 @@ def _graph_finding(values: object) -> str:
 SHARES_NOTHING = (
     "tensors of a graph do not share memory with this build of OneFlow; they need about three times as much"
 )
-"""Results are correct, so the plugin is used nevertheless."""
+"""A finding with which the plugin is used nevertheless, because results are correct."""

@@ -25,18 +25,18 @@ STATE_ARRAYS = ("final", "ema/", "ema_names", "ema_sample")
 """Prefixes of the names in a final state, which short recordings do not have."""
 LATE_RTOL = {"SGD": 1e-4, "AdamW": 5e-4, "Adam": 5e-4}
 MEDIAN_MOVED = {"SGD": (2e-2, 5e-3, 0.2), "AdamW": (2e-2, 0.1, 0.2), "Adam": (2e-2, 0.1, 0.2)}
-"""Median of "moved" (L2 of the error over L2 of what training changed) by group (biases, weights, BN weights), from the
-vectors' README."""
+"""Limits of the median relative error (L2 of the error over L2 of the change by training) of the tensors in a group
+(biases, weights, BN weights), from the vectors' README."""
 MAX_MOVED = {"SGD": (0.05, 0.05, 0.2), "AdamW": (0.1, 0.25, 0.25), "Adam": (0.1, 0.25, 0.25)}
-"""The same of every single tensor, beyond one rounding of its values; measured 0.005, 0.012, 0.02 with SGD, and 0.009,
-0.058, 0.072 with AdamW beyond a tie of edges. A tensor that is not updated has 1, one with the wrong sign 2."""
+"""Limits of the relative error of each tensor, beyond one rounding of its values; measured 0.005, 0.012, 0.02 with SGD,
+and 0.009, 0.058, 0.072 with AdamW beyond a tie of edges. Without an update it is 1, with the wrong sign 2."""
 MAX_STATISTICS_MOVED = 0.02
-"""The same of running statistics; measured 6e-4 with SGD, 2e-3 with AdamW."""
+"""Limit of the relative error of running statistics; measured 6e-4 with SGD, 2e-3 with AdamW."""
 LAG_LIMITS = (0.05, 0.5)
-"""Relative L2 of what the average is behind the model, of statistics and of parameters: measured 0.0005 and 0.06 with
-SGD, 0.0025 and 0.17 with AdamW. An average that is a copy of the model has 1."""
+"""Limits of the relative error (L2) of the average's lag behind the model, for statistics and for parameters: measured
+0.0005 and 0.06 with SGD, 0.0025 and 0.17 with AdamW. An average that is a copy of the model has 1."""
 STATISTIC_LAG = 0.1
-"""The same of each statistic; measured 5e-3 with SGD, 4e-4 with AdamW."""
+"""Limit of the relative error of each statistic's lag; measured 5e-3 with SGD, 4e-4 with AdamW."""
 
 
 def _loose(case: Case) -> bool:

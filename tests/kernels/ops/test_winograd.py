@@ -15,8 +15,8 @@ from tests.kernels.ops.convolution_reference import CASES, Array, Case, direct, 
 
 FORWARD, DATA_GRADIENT, FILTER_GRADIENT = range(3)
 SUMS = 1e-6
-"""Of the largest sum of the products' absolute values in the image: a tile's pixels share their rounding errors, so
-those at the border, which have fewer products, have errors like the others."""
+"""Error bound relative to the largest sum of the products' absolute values in the image: a tile's pixels share their
+rounding errors, so those at the border, which have fewer products, have errors like the others."""
 YOLOV5S = Case(4, (64, 64), (40, 40), (3, 3), padding=(1, 1))
 
 
