@@ -2,19 +2,29 @@
 
 #include <dlfcn.h>
 
+#include <map>
+#include <mutex>
+
 #include "native/cuda/emulated_device.h"
+#include "native/cuda/launch.h"
 #include "native/cuda/oneflow_stream.h"
 
 namespace graph_train::cudnn {
 
 namespace {
 
-constexpr const char* kLibraryName = "libcudnn.so.8";
+constexpr const char* kOneFlows = "libcudnn.so.8";
+
+// The path of a newer cuDNN than OneFlow's; empty for OneFlow's.
+std::string& newer() {
+  static auto* path = new std::string;
+  return *path;
+}
 
 template<typename F>
 void find(void* library, const std::string& symbol, F* function) {
   *reinterpret_cast<void**>(function) = dlsym(library, symbol.c_str());
-  CHECK(*function != nullptr) << kLibraryName << " lacks " << symbol;
+  CHECK(*function != nullptr) << (newer().empty() ? kOneFlows : newer()) << " lacks " << symbol;
 }
 
 void find_pass(void* library, const std::string& name, Pass* pass) {
@@ -24,10 +34,14 @@ void find_pass(void* library, const std::string& name, Pass* pass) {
 }
 
 Library open_library() {
-  void* library = dlopen(kLibraryName, RTLD_NOW | RTLD_NOLOAD);
-  CHECK(library != nullptr) << kLibraryName << " is not loaded, though OneFlow needs it";
+  // Both have the same names; a deep binding keeps those of the newer one apart.
+  void* library = newer().empty() ? dlopen(kOneFlows, RTLD_NOW | RTLD_NOLOAD)
+                                  : dlopen(newer().c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  CHECK(library != nullptr) << (newer().empty() ? "libcudnn.so.8 is not loaded, though OneFlow needs it" : dlerror());
   Library l{};
   find(library, "cudnnGetErrorString", &l.error_string);
+  find(library, "cudnnCreate", &l.create_handle);
+  find(library, "cudnnSetStream", &l.set_stream);
   find(library, "cudnnCreateTensorDescriptor", &l.create_tensor);
   find(library, "cudnnCreateFilterDescriptor", &l.create_filter);
   find(library, "cudnnCreateConvolutionDescriptor", &l.create_convolution);
@@ -41,6 +55,20 @@ Library open_library() {
   find_pass(library, "BackwardData", &l.data_gradient);
   find_pass(library, "BackwardFilter", &l.filter_gradient);
   return l;
+}
+
+// OneFlow's handles belong to its cuDNN.
+Handle own_handle(const cuda::Queue& queue) {
+  static auto* of_streams = new std::map<std::pair<int, cuda::Stream>, Handle>;
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Handle& handle = (*of_streams)[{queue.device, queue.stream}];
+  if (handle == nullptr) {
+    cuda::make_current(queue.device);
+    GT_CUDNN_CHECK(create_handle(&handle));
+    GT_CUDNN_CHECK(set_stream(handle, queue.stream));
+  }
+  return handle;
 }
 
 }  // namespace
@@ -58,8 +86,17 @@ Handle handle_of(user_op::KernelComputeContext* ctx) {
 #ifdef GT_EMULATED_CUDA
   return nullptr;
 #else
+  if (!newer().empty()) return own_handle(cuda::queue_of(ctx));
   return reinterpret_cast<oneflow::ep::CudaStream*>(ctx->stream())->cudnn_handle();
 #endif
+}
+
+// Sets the path of a newer cuDNN than OneFlow's; call it before the first convolution.
+extern "C" GT_EXPORT void graph_train_cudnn_use(const char* path) { newer() = path; }
+
+// For tests: the handle of the newer cuDNN for a stream.
+extern "C" GT_EXPORT void* graph_train_check_cudnn_handle(int device, void* stream) {
+  return own_handle({device, stream});
 }
 
 void check(Status status, const char* call) {

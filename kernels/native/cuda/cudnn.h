@@ -1,10 +1,12 @@
-// cuDNN 8's convolutions, found in the library that OneFlow has loaded; declared here, so that no header of cuDNN is
-// needed (tests/kernels/native/test_cudnn.py compares with those of the wheel).
+// cuDNN's convolutions, found in the library that OneFlow has loaded, cuDNN 8, or in a newer one, whose functions are
+// the same; declared here, so that no header of cuDNN is needed (tests/kernels/native/test_cudnn.py compares with those
+// of the wheel).
 #pragma once
 
 #include <cstddef>
 
 #include "native/common.h"
+#include "native/cuda/driver.h"
 
 namespace graph_train::cudnn {
 
@@ -44,6 +46,8 @@ struct Pass {
 // The functions that the plugin uses.
 struct Library {
   const char* (*error_string)(Status);
+  Status (*create_handle)(Handle*);
+  Status (*set_stream)(Handle, cuda::Stream);
   Status (*create_tensor)(Descriptor*);
   Status (*create_filter)(Descriptor*);
   Status (*create_convolution)(Descriptor*);
@@ -60,7 +64,7 @@ struct Library {
 // The loaded cuDNN; aborts with a message if there is none.
 const Library& library();
 
-// OneFlow's handle for the stream of the op kernel.
+// The handle for the stream of the op kernel: OneFlow's, or one of the newer cuDNN.
 Handle handle_of(user_op::KernelComputeContext* ctx);
 
 // Ends the process with a message that names the call, unless the status is success.

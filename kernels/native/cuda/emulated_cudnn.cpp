@@ -240,6 +240,8 @@ constexpr Pass functions() {
 
 const Library& emulated_cudnn() {
   static const Library table{error_string,
+                             nullptr,  // the emulation needs no handle
+                             nullptr,
                              create<Kind::kTensor>,
                              create<Kind::kFilter>,
                              create<Kind::kConvolution>,

@@ -19,12 +19,13 @@ class Host:
         load_plugin("require")
         self._library = plugin_library()
         self._library.graph_train_cuda_library(driver.encode())
+        self._library.graph_train_cudnn_use(driver.encode())
         add_image = self._library.graph_train_cuda_add_image
         add_image.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64]
         for device in (0, 1):
             for image in (b"a", b"b"):
                 add_image(device, image, len(image))
-        for name in ("table", "counters", "workspace"):
+        for name in ("table", "counters", "workspace", "cudnn_handle"):
             getattr(self._library, f"graph_train_check_{name}").restype = ctypes.c_void_p
 
     def launch(
@@ -50,6 +51,14 @@ class Host:
 
     def counters(self, device: int, stream: int) -> int:
         return int(self._library.graph_train_check_counters(device, ctypes.c_void_p(stream)))
+
+    def cudnn_handle(self, device: int, stream: int) -> int:
+        return int(self._library.graph_train_check_cudnn_handle(device, ctypes.c_void_p(stream)))
+
+    def output_size(self) -> list[int]:
+        sizes, output = (ctypes.c_int64 * 19)(*[1] * 19), (ctypes.c_int * 4)()
+        self._library.graph_train_cudnn_output_size(sizes, 0, output)
+        return list(output)
 
     def workspace(self, device: int, stream: int, size: int) -> int:
         return int(self._library.graph_train_check_workspace(device, ctypes.c_void_p(stream), ctypes.c_int64(size)))
@@ -100,8 +109,16 @@ def workspace(host: Host) -> None:
     host.workspace(1, 5, 2000)
 
 
+def newer_cudnn(host: Host) -> None:
+    """Check that each stream has a handle of the newer cuDNN, whose functions are used."""
+    handle = host.cudnn_handle(0, 5)
+    assert host.cudnn_handle(0, 5) == handle
+    assert len({handle, host.cudnn_handle(0, 6), host.cudnn_handle(1, 5)}) == 3
+    assert host.output_size() == [1, 2, 3, 4]
+
+
 SCENARIOS: Mapping[str, Callable[[Host], None]] = {
-    function.__name__: function for function in (launches, cooperative, tables, counters, workspace)
+    function.__name__: function for function in (launches, cooperative, tables, counters, workspace, newer_cudnn)
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-// Stands in for libcuda.so.1: does nothing but note what it is asked for, a line each, in the file named by RECORD.
+// Stands in for libcuda.so.1 and for a newer cuDNN: does nothing but note what it is asked for, a line each, in the file
+// named by RECORD.
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -102,3 +103,33 @@ int cuMemcpyHtoDAsync_v2(unsigned long long target, const void* source, size_t b
   return note("copy %zu stream %d", bytes, (int)(intptr_t)stream);
 }
 int cuStreamSynchronize(void* stream) { return note("wait stream %d", (int)(intptr_t)stream); }
+
+int cudnnCreate(void** handle) {
+  *handle = thing((int)current - 101, "handle");
+  return note("create a handle on %d", (int)current - 101);
+}
+int cudnnSetStream(void* handle, void* stream) {
+  return note("handle on %d: stream %d", ((Thing*)handle)->device, (int)(intptr_t)stream);
+}
+const char* cudnnGetErrorString(int status) { return "recorded"; }
+int cudnnCreateTensorDescriptor(void** descriptor) { return note("create a tensor"); }
+int cudnnCreateFilterDescriptor(void** descriptor) { return note("create a filter"); }
+int cudnnCreateConvolutionDescriptor(void** descriptor) { return note("create a convolution"); }
+int cudnnGetConvolution2dForwardOutputDim(void* convolution, void* x, void* filter, int* n, int* c, int* h, int* w) {
+  *n = 1, *c = 2, *h = 3, *w = 4;
+  return 0;
+}
+#define SILENT(name) \
+  int name(void) { return 0; }
+SILENT(cudnnSetTensor4dDescriptor)
+SILENT(cudnnSetFilter4dDescriptor)
+SILENT(cudnnSetConvolution2dDescriptor)
+SILENT(cudnnSetConvolutionGroupCount)
+SILENT(cudnnSetConvolutionMathType)
+#define PASS(name)                                 \
+  SILENT(cudnnGetConvolution##name##Algorithm_v7)  \
+  SILENT(cudnnGetConvolution##name##WorkspaceSize) \
+  SILENT(cudnnConvolution##name)
+PASS(Forward)
+PASS(BackwardData)
+PASS(BackwardFilter)

@@ -89,3 +89,22 @@ def test_counters_are_zeroed_once_per_stream(driver: Path, tmp_path: Path) -> No
 def test_workspace_synchronizes_only_when_it_grows(driver: Path, tmp_path: Path) -> None:
     lines = record(driver, "workspace", tmp_path)
     assert lines == ["retain 1", "enter 1", "allocate 1000 on 1", "wait stream 5", "free", "allocate 2000 on 1"]
+
+
+def test_newer_cudnn_has_a_handle_per_stream(driver: Path, tmp_path: Path) -> None:
+    assert record(driver, "newer_cudnn", tmp_path) == [
+        "retain 0",
+        "enter 0",
+        "create a handle on 0",
+        "handle on 0: stream 5",
+        "create a handle on 0",
+        "handle on 0: stream 6",
+        "retain 1",
+        "enter 1",
+        "create a handle on 1",
+        "handle on 1: stream 5",
+        "create a tensor",
+        "create a filter",
+        "create a tensor",
+        "create a convolution",
+    ]
