@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kernels.framework.activation_type import ActivationType
 from kernels.plugin import emulates_cuda, is_loaded, multiplies_bfloat16_faster
 from kernels.runtime import flow
 
+Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
 MIN_CAPABILITY, MAX_ONEFLOW_CAPABILITY = 60, 89
 """Compute capabilities times ten: the lowest one supported, and the highest one that OneFlow 0.9.0 has kernels for."""
@@ -134,13 +137,17 @@ def checked_activation_type(network: flow.nn.Module, wanted: ActivationType, dev
         for kind in (ActivationType.FLOAT32, wanted):
             maps[kind] = [level.numpy() for level in network.compute_in(kind).raw_maps(images)]
     network.compute_in(before).train(training).to("cpu")
-    pairs = list(zip(maps[ActivationType.FLOAT32], maps[wanted], strict=True))
-    worst = max(float(np.abs(exact - rounded).max() / max(np.abs(exact).max(), 1e-6)) for exact, rounded in pairs)
-    if worst <= _MAX_RELATIVE_ERROR:
-        return wanted
-    LOG.warning(
-        "AMP check failed: %s feature maps differ by %.0f%% of the largest value; using float32",
-        wanted.name.lower(),
-        100 * worst,
-    )
-    return ActivationType.FLOAT32
+    if reason := _amp_problem(maps[ActivationType.FLOAT32], maps[wanted]):
+        LOG.warning("AMP check failed: %s feature maps %s; using float32", wanted.name.lower(), reason)
+        return ActivationType.FLOAT32
+    return wanted
+
+
+def _amp_problem(exact: Sequence[Array], rounded: Sequence[Array]) -> str:
+    """Return how the maps of a 16-bit type differ from those in float32, or "" if they agree."""
+    if not all(np.isfinite(level).all() for level in exact):
+        return "cannot be compared, because those in float32 are not finite (check the initial weights)"
+    if not all(np.isfinite(level).all() for level in rounded):
+        return "are not finite"
+    worst = max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)) for a, b in zip(exact, rounded, strict=True))
+    return f"differ by {100 * worst:.0f}% of the largest value" if worst > _MAX_RELATIVE_ERROR else ""

@@ -90,6 +90,38 @@ def test_amp_check_compares_maps(monkeypatch: pytest.MonkeyPatch, caplog: pytest
 
 
 @pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
+@pytest.mark.parametrize(
+    ("float32", "rounded", "message"),
+    [
+        # A level that is not finite follows one that is: Python's `max` of (0.0, nan) is 0.0.
+        ([1.0, 1.0], [1.0, np.nan], "bfloat16 feature maps are not finite"),
+        ([1.0, 1.0], [np.inf, 1.0], "bfloat16 feature maps are not finite"),
+        ([1.0, np.nan], [1.0, np.nan], "those in float32 are not finite (check the initial weights)"),
+        ([1.0, 2.0], [1.0, 2.6], "differ by 30% of the largest value"),
+        ([1.0, 2.0], [1.0, 2.1], None),
+    ],
+)
+def test_amp_check_of_given_maps(
+    float32: list[float],
+    rounded: list[float],
+    message: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = tiny_network()
+    maps = {FLOAT32: float32, BFLOAT16: rounded}
+    monkeypatch.setattr(precision, "emulates_cuda", lambda: True)
+    monkeypatch.setattr(
+        type(network), "raw_maps", lambda self, _: [flow.tensor([value]) for value in maps[self.activation_type]]
+    )
+    with caplog.at_level("WARNING", logger="graph_train"):
+        chosen = checked_activation_type(network, BFLOAT16, "cpu")
+    assert chosen is (BFLOAT16 if message is None else FLOAT32)
+    assert (message or "") in caplog.text
+    assert len(caplog.messages) == (message is not None)
+
+
+@pytest.mark.skipif(not is_loaded(), reason="needs the kernel plugin")
 def test_bfloat16_is_limited_to_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other networks in the process and later commands on the same weights stay in float32."""
     computed: list[ActivationType] = []
