@@ -112,11 +112,6 @@ def from_channels_first(x: Tensor) -> Tensor:
     return to_activation_type(x.permute(0, 2, 3, 1)) if channels_last() else x
 
 
-def to_channels_first(x: Tensor) -> Tensor:
-    """Convert an activation in the current layout to (B, C, H, W) float32."""
-    return to_float32(x).permute(0, 3, 1, 2) if channels_last() else x
-
-
 def to_activation_type(x: Tensor) -> Tensor:
     """Cast to the activation type of the current layout."""
     dtype = _current.get().layout.activation_type.dtype

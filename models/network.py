@@ -124,9 +124,12 @@ class DetectionModel(flow.nn.Module):
             return deque(self._layer_outputs(images), maxlen=1).pop()  # frees earlier outputs
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the output (B, C, h, w) of every layer but the head."""
+        """Return the output of every layer but the head, float32, in the axis order of `Layout.fastest_for`.
+
+        It is not transposed, because OneFlow's kernel for that does not support GPUs newer than 8.9.
+        """
         with self._activations(images):
-            return [layout.to_channels_first(output) for output in list(self._layer_outputs(images))[:-1]]
+            return [layout.to_float32(output) for output in list(self._layer_outputs(images))[:-1]]
 
     def _activations(self, images: Tensor) -> AbstractContextManager[None]:
         chosen = layout.Layout.fastest_for(images, self.activation_type)

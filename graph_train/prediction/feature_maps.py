@@ -11,6 +11,7 @@ from graph_train.detection.inference import on_device
 from kernels.framework.graph_memory import compile_graph
 from kernels.framework.module_graph import ModuleGraph
 from kernels.runtime import Tensor, flow
+from models.layout import Layout
 from models.network import DetectionModel
 
 Array = npt.NDArray[Any]
@@ -42,13 +43,14 @@ class FeatureMaps:
 
     def __init__(self, network: DetectionModel, *, graph: bool = True) -> None:
         self._module = _Layers(network.eval())
+        self._activation_type = network.activation_type
         self._kinds = [layer.kind for layer in network.spec.layers]
         self._device = next(iter(network.parameters())).device
         self._graph = graph
         self._graphs: dict[tuple[int, ...], ModuleGraph] = {}
 
     def write(self, images: Any, folders: Sequence[Path]) -> None:
-        """Write `stage<layer>_<block>_features.png` and `.npy` for each layer, named as in YOLOv5.
+        """Write `stage<layer>_<block>_features.png` and `.npy` (C, h, w) for each layer, named as in YOLOv5.
 
         Args:
             images: (B, 3, H, W) uint8 RGB.
@@ -56,13 +58,15 @@ class FeatureMaps:
         """
         images = on_device(images, self._device)
         with flow.no_grad():
-            outputs = self._run(images)
+            outputs = [output.numpy() for output in self._run(images)]
+        if Layout.fastest_for(images, self._activation_type).channels_last:
+            outputs = [output.transpose(0, 3, 1, 2) for output in outputs]
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         for layer, output in enumerate(outputs):
-            for maps, folder in zip(output.numpy(), folders, strict=True):
+            for maps, folder in zip(output, folders, strict=True):
                 stem = folder / f"stage{layer}_{self._kinds[layer]}_features"
-                np.save(stem.with_suffix(".npy"), maps)
+                np.save(stem.with_suffix(".npy"), np.ascontiguousarray(maps))
                 _mosaic(maps[:SHOWN_CHANNELS]).save(stem.with_suffix(".png"))
 
     def _run(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -8,13 +8,14 @@ import numpy as np
 
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.prediction.feature_maps import FeatureMaps
 from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
 
 
 def main(out: Path, weights: str, augment: bool, graph: bool) -> None:
-    """Detect in batches of arrays and of tensors; write (op, kernel owner) pairs and the detections."""
+    """Detect in batches of arrays and of tensors; write (op, kernel owner) pairs, the detections and feature maps."""
     load_plugin("emulated-cuda")
     trace_ops()
     detector = load_detector([weights], device="cpu", graph=graph, augment=augment)
@@ -24,6 +25,7 @@ def main(out: Path, weights: str, augment: bool, graph: bool) -> None:
     rows = []
     for batch in (images[:2], *tensors, images[5:]):
         rows += non_max_suppression(detector(batch)[0], NmsSettings(conf_thres=0.01))
+    FeatureMaps(detector.networks[0], graph=graph).write(tensors[0], [out.parent / "0", out.parent / "1"])
     found = {
         "ops": sorted({(op.kind, op.owner) for op in executed_ops()}),
         "detections": [one.tolist() for one in rows],

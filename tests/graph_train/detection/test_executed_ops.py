@@ -8,6 +8,7 @@ import pytest
 
 from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.prediction.feature_maps import FeatureMaps
 from kernels.framework.coverage import COPIES
 from models.weights import save_weights
 from tests.graph_train.tiny import steepen, tiny_network
@@ -44,3 +45,11 @@ def test_all_detection_ops_have_plugin_kernels(tmp_path: Path, weights: Path, vi
     for rows, wanted in zip(found["detections"], expected, strict=True):
         assert len(rows) == len(wanted)
         np.testing.assert_allclose(np.array(rows).reshape(-1, 6), wanted, rtol=1e-3, atol=1e-3)
+
+    folders = [tmp_path / "cpu" / image for image in ("0", "1")]
+    FeatureMaps(detector.networks[0], graph=False).write(IMAGES[2:4], folders)
+    files = [file for folder in folders for file in sorted(folder.glob("*.npy"))]
+    assert len(files) == 2 * 9
+    for file in files:
+        maps = np.load(tmp_path / file.relative_to(tmp_path / "cpu"))
+        np.testing.assert_allclose(maps, np.load(file), rtol=1e-3, atol=1e-3)
