@@ -18,6 +18,8 @@ from kernels.runtime import StderrFilter, Tensor, flow
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
 """Value of `--kernels`; "emulated-cuda" runs the CUDA kernels on the CPU, for tests."""
+SWITCHED_OFF = "switched off"
+"""`PluginStatus.reason` in the mode "off"."""
 _log = logging.getLogger("graph_train.kernels")
 
 
@@ -68,7 +70,7 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
         if is_loaded():
             raise ValueError("kernels mode 'off': the plugin is loaded already; choose 'off' before anything loads it")
         _start_session()
-        return PluginStatus(loaded=False, path=None, reason="switched off", build_seconds=0.0)
+        return PluginStatus(loaded=False, path=None, reason=SWITCHED_OFF, build_seconds=0.0)
     if _process.status is None and _process.failure is None:
         try:
             built = plugin_build.ensure_built(emulated_cuda=mode == "emulated-cuda")
@@ -92,6 +94,22 @@ def load_plugin(mode: PluginMode, device: str = "cpu") -> PluginStatus:
     if is_loaded() and device.startswith("cuda") and not _process.emulates_cuda:
         _prepare_gpu(int(device.partition(":")[2] or 0))
     return _process.status
+
+
+def missing_for(mode: PluginMode) -> str:
+    """Return why `load_plugin` would use OneFlow's kernels, without compiling; "" if nothing is known to be missing."""
+    if is_loaded():
+        return ""
+    if mode == "off":
+        return SWITCHED_OFF
+    if _process.failure is not None:
+        return error_text(_process.failure)
+    try:
+        if mode == "emulated-cuda" or plugin_build.packaged_library() is None:
+            plugin_build.find_toolchain()
+    except ValueError as error:
+        return error_text(error)
+    return ""
 
 
 def is_loaded() -> bool:

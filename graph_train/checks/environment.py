@@ -140,7 +140,7 @@ def _devices() -> list[Fact]:
 
 def _usable(machine: "ComputeDevice") -> str:
     machine.check()
-    return machine.summary(machine.activation_type(None), "")
+    return machine.summary(machine.activation_type(None))
 
 
 def _compiler() -> Fact:

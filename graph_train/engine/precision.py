@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.framework.activation_type import ActivationType
-from kernels.plugin import emulates_cuda, is_loaded, multiplies_bfloat16_faster
+from kernels.host.cuda_devices import driver_problem
+from kernels.plugin import PluginMode, emulates_cuda, is_loaded, load_plugin, missing_for, multiplies_bfloat16_faster
 from kernels.runtime import flow
 
 Array = npt.NDArray[Any]
@@ -32,12 +33,14 @@ class ComputeDevice:
         capability: ten times the GPU's compute capability (80 for 8.0); None for a CPU.
         plugin: whether the kernel plugin is loaded.
         fast_bfloat16: whether the CPU multiplies bfloat16 faster than float32.
+        reason: why the plugin is not loaded; empty if it is.
     """
 
     name: str
     capability: int | None
     plugin: bool
     fast_bfloat16: bool = False
+    reason: str = ""
 
     def check(self) -> None:
         """Reject a GPU that the available kernels do not support.
@@ -55,7 +58,7 @@ class ComputeDevice:
         if self.newer_than_oneflow and not self.plugin:
             raise ValueError(
                 f"{self.name}: compute capability {self._version} needs the kernel plugin, because OneFlow 0.9.0 "
-                "supports up to 8.9; use --kernels require to see why it is not loaded, or --device cpu"
+                f"supports up to 8.9, but it is not loaded ({self.reason}); make it available, or use --device cpu"
             )
 
     @property
@@ -97,22 +100,60 @@ class ComputeDevice:
             return ActivationType.BFLOAT16 if self.fast_bfloat16 else ActivationType.FLOAT32
         return ActivationType.BFLOAT16 if self.capability >= MIN_BFLOAT16_CAPABILITY else ActivationType.FLOAT16
 
-    def summary(self, chosen: ActivationType, reason: str) -> str:
+    def summary(self, chosen: ActivationType) -> str:
         """Return a one-line description of device, activation type and kernels."""
         capability = "" if self.capability is None else f" (compute capability {self._version})"
         kind = chosen.name.lower()
         note = "" if chosen is ActivationType.FLOAT32 else f"; {MIXED_PRECISION_NOTE}"
-        kernels = "plugin" if self.plugin else f"OneFlow's own ({reason})"
+        kernels = "plugin" if self.plugin else f"OneFlow's own ({self.reason})"
         return f"{self.name}{capability}; activations {kind}{note}. Kernels: {kernels}"
 
 
-def compute_device(device: str, *, plugin: bool) -> ComputeDevice:
-    """Describe a OneFlow device such as "cpu" or "cuda:1"."""
+def compute_device(device: str, *, plugin: bool, reason: str = "") -> ComputeDevice:
+    """Describe a OneFlow device such as "cpu" or "cuda:1"; `plugin` and `reason` as in `ComputeDevice`."""
     if not device.startswith("cuda"):
-        return ComputeDevice("CPU", None, plugin, fast_bfloat16=plugin and multiplies_bfloat16_faster())
+        return ComputeDevice("CPU", None, plugin, plugin and multiplies_bfloat16_faster(), reason)
     number = int(device.partition(":")[2] or 0)
     major, minor = flow.cuda.get_device_capability(number)
-    return ComputeDevice(f"GPU {number}: {flow.cuda.get_device_name(number)}", 10 * major + minor, plugin)
+    name = f"GPU {number}: {flow.cuda.get_device_name(number)}"
+    return ComputeDevice(name, 10 * major + minor, plugin, reason=reason)
+
+
+def check_gpu(device: str, kernels: PluginMode) -> None:
+    """Reject a GPU that cannot be used, before data are read or anything is compiled; accept a CPU.
+
+    Args:
+        device: device, from `select_device`.
+        kernels: the mode in which the plugin will be loaded.
+    Raises:
+        ValueError: see `ComputeDevice.check`; or NVIDIA's driver is too old.
+    """
+    if not device.startswith("cuda"):
+        return
+    missing = missing_for(kernels)
+    machine = compute_device(device, plugin=not missing, reason=missing)
+    machine.check()
+    if not emulates_cuda() and (problem := driver_problem()):
+        raise ValueError(f"{machine.name}: {problem}, or use --device cpu")
+
+
+def load_kernels(kernels: PluginMode, device: str, *, amp: bool | None = False) -> tuple[ComputeDevice, ActivationType]:
+    """Load the kernel plugin; return the device and the data type of activations, and log both.
+
+    Args:
+        kernels: see `kernels.plugin.load_plugin`.
+        device: device, from `select_device`.
+        amp: whether to use mixed precision; None: on GPUs only.
+    Raises:
+        ValueError: the GPU is not supported, or mixed precision is not available.
+    """
+    check_gpu(device, kernels)
+    plugin = load_plugin(kernels, device)
+    machine = compute_device(device, plugin=plugin.loaded, reason=plugin.reason)
+    machine.check()
+    chosen = machine.activation_type(amp)
+    LOG.info("%s", machine.summary(chosen))
+    return machine, chosen
 
 
 def checked_activation_type(network: flow.nn.Module, wanted: ActivationType, device: str) -> ActivationType:

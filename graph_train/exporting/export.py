@@ -7,6 +7,7 @@ from pathlib import Path
 
 from graph_train.detection.detector import named_classes, rebuild_network
 from graph_train.detection.nms import NmsSettings
+from graph_train.engine.precision import load_kernels
 from graph_train.engine.schedule import check_image_size
 from graph_train.exporting.pytorch.checkpoint import export_pytorch
 from graph_train.host.devices import select_device
@@ -14,7 +15,6 @@ from graph_train.host.published_weights import located_weights
 from graph_train.settings.export_options import ExportOptions
 from kernels.host.files import write_atomically
 from kernels.host.paths import not_writable, output_file, printable
-from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from models.weights import save_weights
 
@@ -51,7 +51,7 @@ def export_weights(options: ExportOptions) -> ExportResult:
     """
     target = _output(options)
     device = select_device(options.device)
-    load_plugin(options.kernels, device)  # type: ignore[arg-type]
+    load_kernels(options.kernels, device)  # type: ignore[arg-type]
     given = dict.fromkeys(map(Path, options.weights))
     sources = {weights: located_weights(weights, allow_download=options.allow_download) for weights in given}
     _check_names(target, sources, options)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from graph_train.detection.detector import load_detector, named_classes
 from graph_train.detection.nms import NmsSettings, non_max_suppression
+from graph_train.engine.precision import load_kernels
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
@@ -21,7 +22,6 @@ from graph_train.prediction.image_result import ImageResult
 from graph_train.settings.predict_options import DetectorOptions
 from kernels.host.process_settings import require_unforked
 from kernels.host.quantity import quantity
-from kernels.plugin import load_plugin
 from models.network import DetectionModel
 from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
 from pipelines.batches import Batch
@@ -58,8 +58,7 @@ class ImageDetector:
         """
         self._options = options
         device = select_device(options.device)
-        plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
-        LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+        load_kernels(options.kernels, device)  # type: ignore[arg-type]
         self._graph = options.graph
         paths = [located_weights(path, allow_download=options.allow_download) for path in options.weights]
         self._detector = load_detector(paths, device=device, graph=options.graph, augment=options.augment)

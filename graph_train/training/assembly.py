@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
-from graph_train.engine.precision import ComputeDevice, checked_activation_type, compute_device
+from graph_train.engine.precision import ComputeDevice, checked_activation_type, load_kernels
 from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
@@ -20,7 +20,6 @@ from graph_train.settings.train_options import TrainOptions
 from graph_train.training.autoanchor import AnchorRandom, check_anchors
 from graph_train.training.setup import Setup, load_data, run_device
 from kernels.framework.activation_type import ActivationType
-from kernels.plugin import load_plugin
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
 from models.network import DetectionModel
@@ -129,19 +128,11 @@ def _uncovered_ops(network: DetectionModel, options: TrainOptions) -> list[str]:
 
 
 def _load_kernels(options: TrainOptions, device: str, rank: RankInfo) -> tuple[ComputeDevice, ActivationType]:
-    """Load the kernel plugin; return the compute device and the data type of activations, and log both.
-
-    Raises:
-        ValueError: the GPU is not supported, or mixed precision is not available.
-    """
-    plugin = load_plugin(options.engine.kernels, device)  # type: ignore[arg-type]
-    machine = compute_device(device, plugin=plugin.loaded)
-    machine.check()
-    chosen = machine.activation_type(options.engine.amp)
-    LOG.info("%s", machine.summary(chosen, plugin.reason))
+    """Load the kernels as `load_kernels` does, and log which flags have no effect with them."""
+    machine, chosen = load_kernels(options.engine.kernels, device, amp=options.engine.amp)  # type: ignore[arg-type]
     if options.engine.amp and chosen is ActivationType.FLOAT32:
         LOG.info("--amp: bfloat16 is no faster than float32 on this CPU; using float32")
-    if options.engine.bbox_iou_optim and not plugin.loaded:
+    if options.engine.bbox_iou_optim and not machine.plugin:
         LOG.info("--bbox-iou-optim: has no effect without the kernel plugin")
     if options.optim.sync_bn and rank.single_rank:
         LOG.info("--sync-bn: has no effect with a single process")

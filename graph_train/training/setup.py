@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from graph_train.engine.precision import check_gpu
 from graph_train.host.devices import select_device
 from graph_train.ranks.exchange import Exchange
 from graph_train.ranks.launcher import RankInfo
@@ -84,9 +85,11 @@ def run_device(options: TrainOptions, rank: RankInfo) -> str:
     """Return the device of this process.
 
     Raises:
-        ValueError: see `select_device`.
+        ValueError: see `select_device` and `check_gpu`.
     """
-    return select_device(options.engine.device, None if rank.single_rank else rank.local_rank)
+    device = select_device(options.engine.device, None if rank.single_rank else rank.local_rank)
+    check_gpu(device, options.engine.kernels)  # type: ignore[arg-type]
+    return device
 
 
 def _report_problems(split: str, index: ImageIndex) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from graph_train.detection.detector import Detector, load_detector
 from graph_train.detection.label_files import ProtectedFiles, write_label_file
+from graph_train.engine.precision import load_kernels
 from graph_train.engine.schedule import check_image_size
 from graph_train.host.devices import select_device
 from graph_train.host.published_weights import located_weights
@@ -23,7 +24,6 @@ from graph_train.validation.result import TABLE_HEADER, ValidationResult
 from kernels.host.files import write_atomically
 from kernels.host.paths import printable
 from kernels.host.quantity import quantity
-from kernels.plugin import load_plugin
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.data.dataset import Dataset, Split, is_coco_2017, load_dataset
 from pipelines.data.index import ImageIndex, index_images
@@ -54,8 +54,7 @@ def evaluate(options: ValOptions) -> EvaluationResult:
     split: Split = options.task if options.task in ("train", "test") else "val"  # type: ignore[assignment]
     require_possible_folder(options.project, options.name, exist_ok=options.exist_ok)
     device = select_device(options.device)
-    plugin = load_plugin(options.kernels, device)  # type: ignore[arg-type]
-    LOG.info("Kernels: %s", "plugin" if plugin.loaded else f"OneFlow's own ({plugin.reason})")
+    load_kernels(options.kernels, device)  # type: ignore[arg-type]
     dataset = load_dataset(options.data, require=(split,), allow_download=options.allow_download)
     index = _index(dataset, split, options)
     groups = [options.weights] if options.task not in ("speed", "study") else [(path,) for path in options.weights]

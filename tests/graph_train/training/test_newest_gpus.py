@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from graph_train.engine import precision
 from graph_train.engine.precision import ComputeDevice
-from graph_train.training import assembly
 from models.catalogue import ACTIVATIONS
 from tests.graph_train.training_runner import TrainingRunner
 from tests.models.every_block import EVERY_BLOCK
@@ -17,7 +17,7 @@ from tests.models.every_block import EVERY_BLOCK
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingRunner:
     """Fake a GPU of compute capability 9.0 for all decisions; tensors stay on the CPU."""
     hopper = ComputeDevice("GPU 0: pretended", 90, plugin=True)
-    monkeypatch.setattr(assembly, "compute_device", lambda *_, **__: hopper)
+    monkeypatch.setattr(precision, "compute_device", lambda *_, **__: hopper)
     return TrainingRunner(tmp_path)
 
 
