@@ -19,6 +19,8 @@ MIN_CAPABILITY, MAX_ONEFLOW_CAPABILITY = 60, 89
 """Compute capabilities times ten: the lowest one supported, and the highest one that OneFlow 0.9.0 has kernels for."""
 MIN_BFLOAT16_CAPABILITY = 80
 """The lowest compute capability, times ten, with bfloat16 matrix multiplication."""
+MAX_CUDNN_CAPABILITY = 90
+"""The highest compute capability, times ten, that cuDNN 8.9 supports: our convolutions on CUDA call it."""
 MIXED_PRECISION_NOTE = "sums, statistics, loss and weights in float32"
 _MAX_RELATIVE_ERROR = 0.1
 """Largest accepted difference between 16-bit and float32 feature maps, relative to the largest value."""
@@ -46,7 +48,8 @@ class ComputeDevice:
         """Reject a GPU that the available kernels do not support.
 
         Raises:
-            ValueError: the GPU is too old, or too new for OneFlow's own kernels while the plugin is not loaded.
+            ValueError: the GPU is too old, too new for cuDNN, or too new for OneFlow's own kernels while the plugin is
+                not loaded.
         """
         if self.capability is None:
             return
@@ -54,6 +57,11 @@ class ComputeDevice:
             raise ValueError(
                 f"{self.name}: compute capability {self._version} is not supported (6.0 or newer is required); "
                 "use --device cpu"
+            )
+        if self.capability > MAX_CUDNN_CAPABILITY:
+            raise ValueError(
+                f"{self.name}: compute capability {self._version} is not supported: cuDNN 8.9, which computes the "
+                "convolutions, ends at 9.0 (Hopper); use an older GPU or --device cpu"
             )
         if self.newer_than_oneflow and not self.plugin:
             raise ValueError(
