@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kernels.host.cuda_devices import has_driver_module
 from kernels.host.process_settings import mark_oneflow_loaded
 
 _CUDA_LIBRARIES = (
@@ -118,7 +119,6 @@ def _restore_sigint_handler() -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-_GPU_DRIVER = Path("/proc/driver/nvidia")
 _HIDDEN_MESSAGES = (b"libibverbs not available, ibv_fork_init skipped",)
 _HIDDEN_WITHOUT_GPU = (b" cuda_device_descriptor_class.cpp:", b" cuda_device_manager_factory.cpp:")
 
@@ -139,7 +139,7 @@ class StderrFilter:
         sys.stderr.flush()
         os.dup2(self._saved, 2)
         os.close(self._saved)
-        hidden = _HIDDEN_MESSAGES if _GPU_DRIVER.exists() else _HIDDEN_MESSAGES + _HIDDEN_WITHOUT_GPU
+        hidden = _HIDDEN_MESSAGES if has_driver_module() else _HIDDEN_MESSAGES + _HIDDEN_WITHOUT_GPU
         with self._kept:
             self._kept.seek(0)
             for line in self._kept:

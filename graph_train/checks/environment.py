@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernels.host.cache_folder import user_cache_folder
+from kernels.host.cuda_devices import driver_problem, has_driver_module
 from kernels.host.extras import install_command
 from kernels.host.free_memory import free_memory
 
@@ -129,7 +130,8 @@ def _devices() -> list[Fact]:
     except (ImportError, OSError):
         return []  # already reported by _loads
     if not flow.cuda.is_available():
-        return [Fact("GPU", "none that OneFlow can use; training on the CPU")]
+        problem = driver_problem() if has_driver_module() else ""
+        return [Fact("GPU", "none that OneFlow can use; training on the CPU", problem)]
     facts = []
     for number in range(flow.cuda.device_count()):
         # Assumes the plugin, whose availability is reported separately.

@@ -1,8 +1,13 @@
 """Selection of the compute device. OneFlow is imported only to count GPUs, because ranks need `--device` before it."""
 
+import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 
+from kernels.host.cuda_devices import driver_problem, has_driver_module
+
+LOG = logging.getLogger("graph_train")
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 """A process sees only the GPUs listed in this variable, numbered from 0."""
 
@@ -54,25 +59,43 @@ def select_device(request: str, local_rank: int | None = None) -> str:
     count = flow.cuda.device_count() if flow.cuda.is_available() else 0
     if local_rank is not None:
         return _device_of_rank(request, numbers, local_rank, count)
+    if not numbers and not count:
+        _warn_of_unusable_gpus()
+        return "cpu"
     if not numbers:
-        return "cuda:0" if count else "cpu"
+        return "cuda:0"
     if len(numbers) > 1:
         raise ValueError(
             f"--device {request}: several GPUs need one process each; start with "
             "`python -m oneflow.distributed.launch --nproc_per_node N -m graph_train …`"
         )
     if numbers[0] >= count:
-        raise ValueError(f"--device {request}: this machine has {count} usable GPUs; use --device cpu")
+        reason = _reason(count)
+        raise ValueError(f"--device {request}: this machine has {count} usable GPUs{reason}; use --device cpu")
     return f"cuda:{numbers[0]}"
+
+
+def _reason(count: int) -> str:
+    """Return why there are no usable GPUs, in parentheses; "" if there are some, or the reason is not known."""
+    problem = "" if count else driver_problem()
+    return f" ({problem})" if problem else ""
+
+
+@cache
+def _warn_of_unusable_gpus() -> None:
+    """Warn, once, if the host has an NVIDIA GPU and its driver's kernel module, but the driver cannot be used."""
+    if has_driver_module() and os.environ.get(VISIBLE_DEVICES) not in ("", "-1") and (problem := driver_problem()):
+        LOG.warning("using the CPU, although this machine has an NVIDIA GPU: %s", problem)
 
 
 def _device_of_rank(request: str, numbers: Sequence[int], local_rank: int, count: int) -> str:
     if not count and not numbers:
+        _warn_of_unusable_gpus()
         return "cpu"
     if local_rank >= count:
         raise ValueError(
             f"--device {request or repr(request)}: local rank {local_rank} needs its own GPU, but this host has "
-            f"{count}; start fewer processes on it, or use --device cpu"
+            f"{count}{_reason(count)}; start fewer processes on it, or use --device cpu"
         )
     visible = visible_devices(numbers)
     if numbers and os.environ.get(VISIBLE_DEVICES) != visible:

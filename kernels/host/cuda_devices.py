@@ -2,8 +2,10 @@
 
 import ctypes
 from functools import cache
+from pathlib import Path
 
 _DRIVER = "libcuda.so.1"
+_DRIVER_MODULE = Path("/proc/driver/nvidia")
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*."""
 _MIN_CUDA = 12000
@@ -23,6 +25,11 @@ def compute_capabilities() -> tuple[tuple[int, int], ...]:
     return tuple(
         (_attribute(driver, device, _MAJOR), _attribute(driver, device, _MINOR)) for device in range(count.value)
     )
+
+
+def has_driver_module() -> bool:
+    """Return whether the kernel module of NVIDIA's driver is loaded, which is so on a host with a GPU."""
+    return _DRIVER_MODULE.exists()
 
 
 def driver_problem() -> str:

@@ -42,6 +42,46 @@ def test_rank_parses_the_same_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         select_device("0,1")
 
 
+def test_missing_gpu_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "driver_problem", lambda: "the driver is too old")
+    with pytest.raises(ValueError, match=r"--device 0: this machine has 0 usable GPUs \(the driver is too old\); use"):
+        select_device("0")
+    with pytest.raises(ValueError, match=r"this host has 0 \(the driver is too old\); start fewer"):
+        select_device("0", local_rank=0)
+    monkeypatch.setattr(flow.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(flow.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"--device 1: this machine has 1 usable GPUs; use"):
+        select_device("1")
+
+
+@pytest.mark.parametrize(
+    ("module", "problem", "visible", "warns"),
+    [
+        (True, "too old", "0", True),
+        (True, "", "0", False),
+        (True, "no device", "", False),
+        (False, "not installed", "0", False),
+    ],
+)
+def test_unused_gpu_warns_once(  # noqa: PLR0917 - parameters and fixtures
+    module: bool,
+    problem: str,
+    visible: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(flow.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "driver_problem", lambda: problem)
+    monkeypatch.setattr(devices, "has_driver_module", lambda: module)
+    monkeypatch.setenv(VISIBLE_DEVICES, visible)
+    devices._warn_of_unusable_gpus.cache_clear()
+    with caplog.at_level("WARNING", logger="graph_train"):
+        assert [select_device(""), select_device("", local_rank=1), select_device("cpu")] == ["cpu"] * 3
+    assert caplog.messages == ["using the CPU, although this machine has an NVIDIA GPU: too old"] * warns
+
+
 @pytest.mark.parametrize("timeout", [0, -5, float("inf"), float("nan"), "60"])
 def test_invalid_timeout_raises(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
