@@ -50,7 +50,7 @@ def _preload_cuda_libraries() -> None:
     its functions are found first, because it is loaded first. cuDNN opens NVRTC on demand, but does not search the
     folder of its wheel, so it must be loaded already.
     """
-    on_gpus = (*((_NCCL,) if _has_nccl() else ()), *((_NVRTC,) if _has_driver() else ()))
+    on_gpus = (*((_NCCL,) if has_newer_nccl() else ()), *((_NVRTC,) if _has_driver() else ()))
     for package, name in (*on_gpus, *_CUDA_LIBRARIES):
         folder = _library_folder(package)
         if folder is not None and (folder / name).exists():
@@ -66,7 +66,7 @@ def _has_driver() -> bool:
     return True
 
 
-def _has_nccl() -> bool:
+def has_newer_nccl() -> bool:
     """Return whether NCCL for CUDA 11 is installed; PyTorch's, for CUDA 12, has the same folder."""
     try:
         importlib.metadata.distribution(_NCCL_DISTRIBUTION)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from kernels.framework.activation_type import ActivationType
 from kernels.host.cuda_devices import driver_problem
+from kernels.host.extras import install_command
 from kernels.plugin import PluginMode, emulates_cuda, is_loaded, load_plugin, missing_for, multiplies_bfloat16_faster
-from kernels.runtime import flow
+from kernels.runtime import flow, has_newer_nccl
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
@@ -55,17 +56,17 @@ class ComputeDevice:
             return
         if self.capability < MIN_CAPABILITY:
             raise ValueError(
-                f"{self.name}: compute capability {self._version} is not supported (6.0 or newer is required); "
+                f"{self.name}: compute capability {self.version} is not supported (6.0 or newer is required); "
                 "use --device cpu"
             )
         if self.capability > MAX_CUDNN_CAPABILITY:
             raise ValueError(
-                f"{self.name}: compute capability {self._version} is not supported: cuDNN 8.9, which computes the "
+                f"{self.name}: compute capability {self.version} is not supported: cuDNN 8.9, which computes the "
                 "convolutions, ends at 9.0 (Hopper); use an older GPU or --device cpu"
             )
         if self.newer_than_oneflow and not self.plugin:
             raise ValueError(
-                f"{self.name}: compute capability {self._version} needs the kernel plugin, because OneFlow 0.9.0 "
+                f"{self.name}: compute capability {self.version} needs the kernel plugin, because OneFlow 0.9.0 "
                 f"supports up to 8.9, but it is not loaded ({self.reason}); make it available, or use --device cpu"
             )
 
@@ -75,7 +76,8 @@ class ComputeDevice:
         return (self.capability or 0) > MAX_ONEFLOW_CAPABILITY
 
     @property
-    def _version(self) -> str:
+    def version(self) -> str:
+        """The compute capability, such as "8.0"; "0.0" for a CPU."""
         major, minor = divmod(self.capability or 0, 10)
         return f"{major}.{minor}"
 
@@ -89,7 +91,7 @@ class ComputeDevice:
         """
         if self.newer_than_oneflow and ops:
             raise ValueError(
-                f"{self.name}: compute capability {self._version} is newer than OneFlow 0.9.0's own kernels (up to "
+                f"{self.name}: compute capability {self.version} is newer than OneFlow 0.9.0's own kernels (up to "
                 f"8.9), which this training needs for {', '.join(ops)}; remove --no-bbox-iou-optim, or use --device cpu"
             )
 
@@ -110,7 +112,7 @@ class ComputeDevice:
 
     def summary(self, chosen: ActivationType) -> str:
         """Return a one-line description of device, activation type and kernels."""
-        capability = "" if self.capability is None else f" (compute capability {self._version})"
+        capability = "" if self.capability is None else f" (compute capability {self.version})"
         kind = chosen.name.lower()
         note = "" if chosen is ActivationType.FLOAT32 else f"; {MIXED_PRECISION_NOTE}"
         kernels = "plugin" if self.plugin else f"OneFlow's own ({self.reason})"
@@ -127,14 +129,16 @@ def compute_device(device: str, *, plugin: bool, reason: str = "") -> ComputeDev
     return ComputeDevice(name, 10 * major + minor, plugin, reason=reason)
 
 
-def check_gpu(device: str, kernels: PluginMode) -> None:
+def check_gpu(device: str, kernels: PluginMode, *, ranks: int = 1) -> None:
     """Reject a GPU that cannot be used, before data are read or anything is compiled; accept a CPU.
 
     Args:
         device: device, from `select_device`.
         kernels: the mode in which the plugin will be loaded.
+        ranks: number of ranks of the job.
     Raises:
-        ValueError: see `ComputeDevice.check`; or NVIDIA's driver is too old.
+        ValueError: see `ComputeDevice.check`; NVIDIA's driver is too old; or OneFlow's NCCL, which several ranks use,
+            has no code for the GPU.
     """
     if not device.startswith("cuda"):
         return
@@ -143,6 +147,11 @@ def check_gpu(device: str, kernels: PluginMode) -> None:
     machine.check()
     if not emulates_cuda() and (problem := driver_problem()):
         raise ValueError(f"{machine.name}: {problem}, or use --device cpu")
+    if ranks > 1 and machine.newer_than_oneflow and not has_newer_nccl():
+        raise ValueError(
+            f"{machine.name}: several processes need a newer NCCL than OneFlow's, which does not support compute "
+            f"capability {machine.version}; install it on every host: {install_command('nccl')}"
+        )
 
 
 def load_kernels(kernels: PluginMode, device: str, *, amp: bool | None = False) -> tuple[ComputeDevice, ActivationType]:

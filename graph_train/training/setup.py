@@ -88,7 +88,7 @@ def run_device(options: TrainOptions, rank: RankInfo) -> str:
         ValueError: see `select_device` and `check_gpu`.
     """
     device = select_device(options.engine.device, None if rank.single_rank else rank.local_rank)
-    check_gpu(device, options.engine.kernels)  # type: ignore[arg-type]
+    check_gpu(device, options.engine.kernels, ranks=rank.world)  # type: ignore[arg-type]
     return device
 
 

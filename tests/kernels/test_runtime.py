@@ -161,4 +161,4 @@ print(version.value)
 
 def test_nccl_for_other_cuda_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_NCCL_DISTRIBUTION", "nvidia-nccl-of-another-cuda")
-    assert not runtime._has_nccl()
+    assert not runtime.has_newer_nccl()

@@ -7,6 +7,9 @@ import pytest
 
 from graph_train.engine import precision
 from graph_train.engine.precision import check_gpu
+from graph_train.ranks.launcher import RankInfo
+from graph_train.settings.train_options import options_from_flags
+from graph_train.training.setup import run_device
 from kernels.runtime import flow
 from models.weights import save_weights
 from tests.graph_train.tiny import tiny_network
@@ -70,6 +73,23 @@ def test_missing_compiler_is_noticed_before_compiling(monkeypatch: pytest.Monkey
     monkeypatch.setattr(precision, "missing_for", lambda _: "no C++ compiler")
     with pytest.raises(ValueError, match=r"it is not loaded \(no C\+\+ compiler\); make it available"):
         check_gpu("cuda:0", "auto")
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0)])
+def test_several_hopper_gpus_need_newer_nccl(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, capability)
+    monkeypatch.setattr(precision, "missing_for", lambda _: "")
+    monkeypatch.setattr(precision, "driver_problem", lambda: "")
+    options = options_from_flags(data="shapes", cfg="yolov5n.yaml", device="", kernels="auto")
+    several = RankInfo(0, 2, 0)
+    for installed in (True, False):
+        monkeypatch.setattr(precision, "has_newer_nccl", lambda installed=installed: installed)
+        assert run_device(options, RankInfo()) == "cuda:0"
+        if installed or capability == (8, 9):
+            assert run_device(options, several) == "cuda:0"
+            continue
+        with pytest.raises(ValueError, match=r"GPU 0: pretended: several processes need.*uv sync.*--extra nccl"):
+            run_device(options, several)
 
 
 def test_old_driver_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
