@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from graph_train.detection.inference import Inference
 from graph_train.engine.precision import ComputeDevice, checked_activation_type, load_kernels
+from graph_train.engine.rank_devices import agree_on_type, common_type
 from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
@@ -99,6 +100,7 @@ def assemble(
     setup = Setup(options, hyp, data, device, _image_px(options.data.imgsz, spec.grid_px), rank)
     # After all checks of the settings, because the first use of the plugin compiles it for a minute.
     machine, activation_type = _load_kernels(options, device, rank)
+    activation_type = agree_on_type(machine, activation_type, setup.exchange)
     network = DetectionModel(spec, seed=options.optim.seed)
     network.names = list(data.class_names)
     if machine.newer_than_oneflow:
@@ -113,7 +115,8 @@ def assemble(
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
         _choose_anchors(network, setup)
-    network.compute_in(checked_activation_type(network, activation_type, device))
+    checked = checked_activation_type(network, activation_type, device)
+    network.compute_in(common_type(map(ActivationType, setup.exchange.all_gather([checked])[:, 0])))
     return _training_run(setup, network)
 
 

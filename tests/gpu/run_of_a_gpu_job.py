@@ -1,7 +1,8 @@
 """One rank of a job that builds a run as for a GPU, does a step on the CPU and records how it is computed.
 
-`python run_of_a_gpu_job.py OUT FLAGS`, FLAGS as JSON, in an environment as set by torchrun. It also runs with the code
-of commit e1be6a7 for comparison, so it uses only what that commit has.
+`python run_of_a_gpu_job.py OUT FLAGS CAPABILITIES`, in an environment as set by torchrun. FLAGS: as JSON. CAPABILITIES:
+the compute capabilities of the ranks, such as `7.5 8.0`. It also runs with the code of commit e1be6a7 for comparison,
+so it uses only what that commit has.
 """
 
 import json
@@ -19,7 +20,7 @@ SUMS = ("reduce_sum", "reduce_mean", "graph_train_channel_", "graph_train_normal
 """Beginnings of the names of OneFlow's ops and ours that add up activations."""
 
 
-def main(out: Path, flags: dict[str, Any]) -> None:
+def main(out: Path, flags: dict[str, Any], capabilities: list[str]) -> None:
     """Write the step's compiled jobs and losses to a file, on rank 0."""
     info = team.join().info  # before anything imports OneFlow
     from graph_train.settings.hyperparameters import load_hyperparameters
@@ -29,7 +30,7 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     from kernels.runtime import flow
 
     load_plugin("emulated-cuda" if "emulated-cuda" in get_args(PluginMode) else "require")
-    _pretend_a_gpu(assembly, info)
+    _pretend_a_gpu(assembly, info, capabilities[info.rank])
     options = options_from_flags(**flags)
     given: dict[str, Any] = {"rank": info} if "rank" in signature(assembly.assemble).parameters else {}
     run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), fit_anchors=False, **given)
@@ -48,8 +49,8 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     team.current().report_done()
 
 
-def _pretend_a_gpu(assembly: Any, info: Any) -> None:
-    """Pretend a GPU of compute capability 7.5 wherever a run decides how to compute; tensors stay on the CPU."""
+def _pretend_a_gpu(assembly: Any, info: Any, capability: str) -> None:
+    """Pretend a GPU wherever a run decides how to compute; tensors stay on the CPU."""
     from graph_train.ranks.placement import Placement
     from graph_train.training.setup import Setup
     from kernels.runtime import flow
@@ -59,7 +60,7 @@ def _pretend_a_gpu(assembly: Any, info: Any) -> None:
     assembly._pipelines = lambda setup, stride: pipelines(replace(setup, device="cpu"), stride)
     assembly.checked_activation_type = check_amp and (lambda network, wanted, _: check_amp(network, wanted, "cpu"))
     Setup.placement = property(lambda _: Placement("cpu", info.rank, info.world))  # type: ignore[assignment]
-    flow.cuda.get_device_capability = lambda _: (7, 5)
+    flow.cuda.get_device_capability = lambda _: tuple(map(int, capability.split(".")))
     flow.cuda.get_device_name = lambda _: "pretended"
 
 
@@ -90,4 +91,4 @@ def _first(arguments: Any) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:])

@@ -38,8 +38,9 @@ _BATCH_MEMORY = "graph_train.training.batch_memory", "graph_train.launch.batch_m
 batch_memory: Any = importlib.import_module(next(name for name in _BATCH_MEMORY if importlib.util.find_spec(name)))
 
 
-def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
-    """How the step of a run for GPUs is compiled; see `run_of_a_gpu_job`."""
+def step_for_a_gpu(folder: Path, *capabilities: str, **flags: Any) -> dict[str, Any]:
+    """How the step of a run for GPUs, one per rank, is compiled; see `run_of_a_gpu_job`."""
+    ranks = len(capabilities)
     settings = TrainingRunner(folder).flags(graph=True, kernels="require", device="0", **flags)
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in settings.items()})
     shared = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
@@ -47,7 +48,7 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
     started = []
     for rank in range(ranks):
         variables = {**launcher, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-        command = [sys.executable, str(JOB), str(folder / "found.json"), words]
+        command = [sys.executable, str(JOB), str(folder / "found.json"), words, *capabilities]
         with (folder / f"rank{rank}.log").open("wb") as log:
             started.append(subprocess.Popen(command, stdout=log, stderr=log, env={**shared, **variables}))
     for process in started:
@@ -60,7 +61,7 @@ def step_for_a_gpu(folder: Path, ranks: int, **flags: Any) -> dict[str, Any]:
 
 def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
     """OneFlow's mixed precision mixed float16 and float32 gradients in one concatenation, which does not compile."""
-    found = step_for_a_gpu(tmp_path, ranks=1)
+    found = step_for_a_gpu(tmp_path, "7.5")
     assert [job["oneflow_amp"] for job in found["jobs"]] == [False]
     assert found["activations"] == "FLOAT16"
 
@@ -68,7 +69,7 @@ def test_default_step_avoids_oneflow_mixed_precision(tmp_path: Path) -> None:
 @pytest.mark.distributed
 def test_sync_batch_norm_sums_are_float32(tmp_path: Path) -> None:
     """OneFlow's mixed precision stored its own sums over all pixels of a batch in float16, which ends at 65,504."""
-    found = step_for_a_gpu(tmp_path, ranks=2, sync_bn=True)
+    found = step_for_a_gpu(tmp_path, "7.5", "7.5", sync_bn=True)
     (job,) = found["jobs"]
     assert job["sums"]
     assert [name for name, _ in job["sums"] if name.startswith("reduce") and job["oneflow_amp"]] == []
