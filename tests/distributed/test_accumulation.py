@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.distributed.jobs import JobRunner
-from tests.graph_train.training.test_executed_ops import HOST_COUNTER, NO_CODE
+from tests.graph_train.training.test_executed_ops import NO_CODE
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(1800)]
 TRANSFERS = {"eager_ccl_broadcast", "eager_ccl_all_gather", "eager_ccl_all_reduce"}
@@ -107,4 +107,4 @@ def test_no_oneflow_kernel_runs_on_cuda(runner: JobRunner) -> None:
         executed = {tuple(pair) for pair in json.loads((folder / f"ops{rank}.json").read_text())}
         assert ("graph_train_update_sgd", "plugin") in executed
         foreign = {op for op, owner in executed if owner == "OneFlow"}
-        assert foreign - NO_CODE - TRANSFERS <= HOST_COUNTER
+        assert foreign <= NO_CODE | TRANSFERS
