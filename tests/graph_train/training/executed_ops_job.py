@@ -1,25 +1,57 @@
-"""A training with the ops used on CUDA that records the executed kernels: `... FOLDER FLAGS`, FLAGS as JSON."""
+"""A training with the ops used on CUDA that records the executed kernels: `... FILE FLAGS`, FLAGS as JSON."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graph_train.hooks.callbacks import Callbacks
 from graph_train.launch.train import train
+from graph_train.training import assembly
 from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
+from kernels.runtime import flow
+
+
+class Trace:
+    """The (op, kernel owner) pairs of a command, except those that create modules and zeros on the host."""
+
+    def __init__(self) -> None:
+        self.pairs: set[tuple[str, str]] = set()
+        self._paused = False
+
+    def collect(self) -> None:
+        """Add what was executed since the last call."""
+        self.pairs |= {(op.kind, op.owner) for op in executed_ops()}
+        reset_executed_ops()
+
+    def on_host(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function without a trace: what it creates is moved to the device later."""
+
+        def created(*given: Any, **settings: Any) -> Any:
+            assert "device" not in settings
+            if self._paused:
+                return create(*given, **settings)
+            self.collect()
+            self._paused = True
+            value = create(*given, **settings)
+            reset_executed_ops()
+            self._paused = False
+            return value
+
+        return created
 
 
 def main(out: Path, flags: dict[str, Any]) -> None:
-    """Train and write (op, kernel owner) pairs since the start of the first epoch, when all data is on the device."""
+    """Train and write the pairs."""
     load_plugin("emulated-cuda")
     trace_ops()
-    callbacks = Callbacks()
-    callbacks.register_action("on_train_start", callback=reset_executed_ops)
-    train(callbacks=callbacks, **flags)
-    pairs = sorted({(op.kind, op.owner) for op in executed_ops()})
-    out.write_text(json.dumps(pairs), encoding="utf-8")
+    trace = Trace()
+    for place, name in ((assembly, "DetectionModel"), (assembly, "DetectionLoss"), (flow, "zeros")):
+        setattr(place, name, trace.on_host(getattr(place, name)))
+    train(**flags)
+    trace.collect()
+    out.write_text(json.dumps(sorted(trace.pairs)), encoding="utf-8")
 
 
 if __name__ == "__main__":

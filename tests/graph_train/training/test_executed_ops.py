@@ -1,4 +1,4 @@
-"""A whole training executes no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
+"""A whole training, from start or resumed, executes no CUDA kernel of OneFlow, which has none for GPUs above 8.9."""
 
 import json
 from pathlib import Path
@@ -31,11 +31,23 @@ def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, A
     if isinstance(flags.get("cfg"), dict):
         (tmp_path / "network.yaml").write_text(yaml.safe_dump(flags["cfg"]))
         flags = {**flags, "cfg": tmp_path / "network.yaml"}
-    given = {**runner.flags(project=tmp_path / "runs", epochs=2), **flags}
-    words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
-    done = run_python("-m", "tests.graph_train.training.executed_ops_job", tmp_path / "ops.json", words)
+    assert_no_kernel_of_oneflow(tmp_path, {**runner.flags(project=tmp_path / "runs", epochs=2), **flags})
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("graph", [False, True])
+def test_resumed_training_ops_have_plugin_kernels(tmp_path: Path, graph: bool) -> None:
+    stopped = TrainingRunner(tmp_path).train(epochs=2, stop_after=1, graph=graph)
+    assert_no_kernel_of_oneflow(tmp_path, {"resume": stopped.folder})
+    assert len((stopped.folder / "results.csv").read_text().splitlines()) == 1 + 2
+
+
+def assert_no_kernel_of_oneflow(folder: Path, flags: dict[str, Any]) -> None:
+    """Run `executed_ops_job` and check the ops of the whole command."""
+    words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in flags.items()})
+    done = run_python("-m", "tests.graph_train.training.executed_ops_job", folder / "ops.json", words)
     assert done.returncode == 0, done.stderr[-3000:]
-    executed = {tuple(pair) for pair in json.loads((tmp_path / "ops.json").read_text())}
+    executed = {tuple(pair) for pair in json.loads((folder / "ops.json").read_text())}
     # The trace is complete: it contains the step, and the EMA update and the copies of a save.
     assert {("graph_train_begin_step", "plugin"), ("assign", "OneFlow")} <= executed
     assert {op for op, owner in executed if owner == "OneFlow"} <= NO_CODE
