@@ -60,21 +60,33 @@ class NonFiniteWatch:
     def __init__(self, max_consecutive: int, folder: Path, explain: Callable[[SuspectBatch], str]) -> None:
         self._max_consecutive, self._folder, self._explain = max_consecutive, folder, explain
         self._suspect: SuspectBatch | None = None
-        self._warned = False
+        self._warned = self._informed = False
 
-    def check(self, result: StepResult, consecutive: int, batch: Callable[[], SuspectBatch]) -> None:
+    def check(
+        self, result: StepResult, consecutive: int, batch: Callable[[], SuspectBatch], *, loss_scale: float = 1.0
+    ) -> None:
         """Check the result of a step.
+
+        With a loss scale, gradients that overflow are expected until it is small enough, at first and after each of its
+        increases: they are logged once, without a warning, and the batch is not copied.
 
         Args:
             result: the result.
             consecutive: consecutive skipped updates, including this step's.
             batch: copies the step's batch; called only if the step was not finite.
+            loss_scale: the loss scale of the next step; 1 without one.
         Raises:
             DivergedError: too many updates were skipped; the batch has been saved.
         """
         if result.updated:
-            self._suspect, self._warned = None, False
+            self._suspect, self._warned, self._informed = None, False, False
         if result.finite:
+            return
+        stops = result.skipped and 0 < self._max_consecutive <= consecutive
+        if loss_scale > 1 and np.isfinite(result.total) and not stops:
+            if not self._informed:
+                self._informed = True
+                LOG.info("Gradients overflow: skipping the update, loss scale halved to %g", loss_scale)
             return
         # A non-finite loss is closer to the cause than the update that is skipped some batches later.
         if self._suspect is None or not np.isfinite(result.total):
@@ -88,7 +100,7 @@ class NonFiniteWatch:
                 facts["batch"],
                 "gradients" if np.isfinite(result.total) else "loss",
             )
-        if result.skipped and self._max_consecutive and consecutive >= self._max_consecutive:
+        if stops:
             self._stop(consecutive, self._suspect)
 
     def _stop(self, consecutive: int, suspect: SuspectBatch) -> None:

@@ -262,7 +262,10 @@ class Trainer:
         if pending.number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
             with self.saving.guarded():
                 self._plot(batch, pending.number)
-        self._nonfinite.check(result, run.state.counters.skipped_in_row, lambda: self._suspect_batch(pending))
+        counters = run.state.counters
+        self._nonfinite.check(
+            result, counters.skipped_in_row, lambda: self._suspect_batch(pending), loss_scale=counters.loss_scale
+        )
 
     def _suspect_batch(self, pending: _PendingBatch) -> SuspectBatch:
         run, epoch, batch = self.run, self.cursor.epoch, pending.batch

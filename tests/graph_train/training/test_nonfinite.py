@@ -10,10 +10,10 @@ import pytest
 from safetensors import safe_open
 
 from graph_train.cli.train import main
-from graph_train.engine.step import EagerStep, GraphStep
+from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from graph_train.host.failures import DivergedError
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
-from graph_train.training.nonfinite import BATCH_FILE, first_bad_tensor
+from graph_train.training.nonfinite import BATCH_FILE, NonFiniteWatch, SuspectBatch, first_bad_tensor
 from kernels.framework.activation_type import ActivationType
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
@@ -105,6 +105,44 @@ def test_first_nonfinite_tensor_on_other_rank(tmp_path: Path) -> None:
     finally:
         runner.close()
     assert [job.text(rank).splitlines()[-1] for rank in range(2)] == ["the box loss has 1 of 1 values not finite"] * 2
+
+
+def _result(*, updated: bool = False, total: float = 1.0) -> StepResult:
+    return StepResult(total, 0, 0, 0, float("nan"), updated=updated, skipped=not updated)
+
+
+def test_overflow_of_loss_scale_is_expected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Like PyTorch's GradScaler, which starts with a scale that is too large and tries a larger one now and then."""
+    copied: list[int] = []
+
+    def batch() -> SuspectBatch:
+        copied.append(1)
+        return SuspectBatch(np.zeros((1, 3, 8, 8), np.uint8), np.zeros((1, 1, 5), np.float32), {"epoch": 0, "batch": 3})
+
+    watch = NonFiniteWatch(4, tmp_path, lambda _: "explained")
+    with caplog.at_level("INFO", logger="graph_train"):
+        for number, scale in enumerate((32768.0, 16384.0), 1):
+            watch.check(_result(), number, batch, loss_scale=scale)
+        watch.check(_result(updated=True), 0, batch, loss_scale=16384.0)
+        watch.check(_result(), 1, batch, loss_scale=8192.0)
+        assert [(record.levelname, record.message) for record in caplog.records] == [
+            ("INFO", f"Gradients overflow: skipping the update, loss scale halved to {scale}")
+            for scale in (32768, 8192)
+        ]
+        assert not copied
+        # The loss itself, or gradients without a scale, are not.
+        watch.check(_result(total=float("nan")), 2, batch, loss_scale=4096.0)
+        watch.check(_result(updated=True), 0, batch, loss_scale=4096.0)
+        watch.check(_result(), 1, batch, loss_scale=1.0)
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+            f"Epoch 0, batch 3: non-finite {what}; skipping the update" for what in ("loss", "gradients")
+        ]
+        watch.check(_result(updated=True), 0, batch)
+    for number in (1, 2, 3):
+        watch.check(_result(), number, batch, loss_scale=4096.0 / 2**number)
+    with pytest.raises(DivergedError, match="after 4 consecutive"):
+        watch.check(_result(), 4, batch, loss_scale=256.0)
+    assert (tmp_path / BATCH_FILE).exists()
 
 
 def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
