@@ -4,6 +4,9 @@ Tests the kernels alone, DALI's images and OneFlow, and compares speed with PyTo
 of PASS, FAIL and SKIP with times. Exit code 0: nothing failed, 1: something failed or a kernel has no case, 2: no GPU.
 
 The stage `kernels` needs Python and NumPy only, given the file that `--compile sm_90 --archive FILE` writes elsewhere.
+It launches each of our CUDA kernels with arguments made by the cases, on random tensors, and compares the results with
+NumPy's, computed anew by the cases' own formulas. It does not test cuDNN's convolutions, the host side of the
+ops, OneFlow or DALI; `training` and `pictures` do.
 """
 
 import argparse
