@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import graph_train
 from graph_train.engine import precision
 from graph_train.engine.precision import check_gpu
 from graph_train.ranks.launcher import RankInfo
@@ -13,7 +15,7 @@ from graph_train.training.setup import run_device
 from kernels.runtime import flow
 from models.weights import save_weights
 from tests.graph_train.tiny import tiny_network
-from tests.graph_train.training_runner import TrainingRunner
+from tests.graph_train.training_runner import CLASSES, TrainingRunner
 from tests.python_process import run_python
 
 
@@ -59,6 +61,25 @@ def test_every_command_rejects_gpu_without_kernels(tmp_path: Path) -> None:
     assert messages.keys() == commands.keys()
     assert {message.partition(" 8.9, but")[0] for message in messages.values()} == {wanted}
     assert not (tmp_path / "runs").exists()
+
+
+def test_every_command_names_its_device(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runner, weights = TrainingRunner(tmp_path), tmp_path / "tiny.safetensors"
+    network = tiny_network()
+    network.names = list(CLASSES)
+    save_weights(network, weights)
+    images, project = runner.data.parent / "images" / "val", tmp_path / "runs"
+    common: dict[str, Any] = {"weights": weights, "device": "cpu", "imgsz": 64, "graph": False}
+    for call in (
+        lambda: graph_train.validate(**common, data=runner.data, project=project, noplots=True),
+        lambda: graph_train.predict(**common, source=images / "0.jpg", project=project),
+        lambda: graph_train.export(weights=weights, include="safetensors", device="cpu"),
+        lambda: graph_train.load(weights, device="cpu"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="graph_train"):
+            call()
+        assert sum(message.startswith("CPU; activations float32. Kernels: ") for message in caplog.messages) == 1
 
 
 def test_unsupported_gpu_is_rejected_before_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
