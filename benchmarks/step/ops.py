@@ -32,8 +32,6 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: another device than the CPU.
     """
-    from benchmarks.step.ops_worker import launches_by_part
-
     if flags.device != "cpu":
         raise ValueError(f"--device {flags.device}: ops are counted and timed on the CPU only")
     points = [parse_point(text) for text in flags.points or (QUICK_POINTS if flags.quick else POINTS)]
@@ -41,7 +39,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     times = [measure_point(point, threads=flags.threads, repeats=flags.repeats) for point in points]
     model = "yolov5n" if flags.quick else flags.cfg.removesuffix(".yaml")
     cpu = _compiled(flags, model, "require")
-    cuda = _compiled(flags, model, "emulated-cuda")
+    cuda, cuda_bfloat16 = (_compiled(flags, model, "emulated-cuda", kind) for kind in ("FLOAT32", "BFLOAT16"))
     covered = frozenset(cuda["covered"])
     rows = [
         {
@@ -52,24 +50,34 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
         }
         for name in sorted({*cpu["ops"], *cuda["ops"]}, key=lambda name: (-cuda["ops"].get(name, 0), name))
     ]
-    copies = sum(number for name, number in cuda["ops"].items() if name in COPIES)
     return {
         "rows": rows,
         "model": model,
         "cuda": {
-            "uncovered": uncovered_ops(cuda["ops"], covered),
-            "launches_per_step": sum(cuda["started"].values()) + copies,
-            "launches": {**launches_by_part(cuda["started"]), "copies": copies},
-            "started": cuda["started"],
+            "uncovered": uncovered_ops({**cuda["ops"], **cuda_bfloat16["ops"]}, covered),
+            **_launches(cuda),
+            "bfloat16": _launches(cuda_bfloat16),
         },
         "ceilings": ceilings,
         "times": times,
     }
 
 
-def _compiled(flags: argparse.Namespace, model: str, kernels: str) -> dict[str, Any]:
+def _compiled(flags: argparse.Namespace, model: str, kernels: str, kind: str = "FLOAT32") -> dict[str, Any]:
     with Worker("ops", "benchmarks.step.ops_worker", threads=flags.threads) as worker:
-        return dict(worker.call("compiled_ops", model=model, device="cpu", kernels=kernels))
+        return dict(worker.call("compiled_ops", model=model, device="cpu", kernels=kernels, kind=kind))
+
+
+def _launches(cuda: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the launches of a step compiled for CUDA: in all, by part, by kernel."""
+    from benchmarks.step.ops_worker import launches_by_part
+
+    copies = sum(number for name, number in cuda["ops"].items() if name in COPIES)
+    return {
+        "launches_per_step": sum(cuda["started"].values()) + copies,
+        "launches": {**launches_by_part(cuda["started"]), "copies": copies},
+        "started": cuda["started"],
+    }
 
 
 def computed_by(name: str, covered: Iterable[str]) -> str:

@@ -95,7 +95,9 @@ def test_benchmark_reports_cuda_launches(tmp_path: Path) -> None:
     assert main(["ops", "--json", str(file), "--plot", str(picture)]) == 0
     cuda = read_result(file)["cuda"]
     assert cuda["uncovered"] == []
-    assert cuda["launches_per_step"] <= 450
-    assert cuda["launches"]["loss"] <= 3
-    assert cuda["launches"]["update"] <= 3
+    for step in (cuda, cuda["bfloat16"]):
+        assert step["launches_per_step"] <= 450
+        assert step["launches"]["loss"] <= 3
+        assert step["launches"]["update"] <= 3
+    assert "pack_weights_bf16" in cuda["bfloat16"]["started"]
     assert picture.exists()
