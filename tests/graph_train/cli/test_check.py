@@ -12,6 +12,7 @@ from graph_train.checks import environment
 from graph_train.checks.environment import _extra
 from graph_train.cli.check import main
 from kernels.build import plugin_build
+from kernels.runtime import flow
 from tests.pipelines.data_sets import add_image, write_yaml
 
 BOX = "0 .5 .5 .2 .4\n"
@@ -145,6 +146,16 @@ def test_wheel_with_kernels_needs_no_compiler(tmp_path: Path, monkeypatch: pytes
     (tmp_path / plugin_build.LIBRARY_NAME).touch()
     (tmp_path / plugin_build.KEY_NAME).write_text(plugin_build.packaged_key())
     assert environment._compiler() == environment.Fact("compiler", "not needed: the kernels are in the wheel")
+
+
+def test_environment_report_explains_unusable_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(environment, "driver_problem", lambda: "the driver is too old")
+    for module, remedy in ((True, "the driver is too old"), (False, "")):
+        monkeypatch.setattr(environment, "has_driver_module", lambda module=module: module)
+        assert environment._devices() == [
+            environment.Fact("GPU", "none that OneFlow can use; training on the CPU", remedy)
+        ]
 
 
 def test_environment_report_suggests_install_commands() -> None:
