@@ -2,15 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from graph_train.evolution import generation
 from graph_train.launch.train import train
 from graph_train.training import assembly
 from kernels.framework.op_trace import executed_ops, reset_executed_ops, trace_ops
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
+from pipelines.pixels import image_cache
 
 
 class Trace:
@@ -42,6 +44,12 @@ class Trace:
         return created
 
 
+def _train_here(command: Sequence[str]) -> int:
+    """Train a generation of an evolution in this process, which is traced, instead of its own."""
+    generation._train(json.loads(Path(command[-1]).read_text()))
+    return 0
+
+
 def main(out: Path, flags: dict[str, Any]) -> None:
     """Train and write the pairs."""
     load_plugin("emulated-cuda")
@@ -49,6 +57,8 @@ def main(out: Path, flags: dict[str, Any]) -> None:
     trace = Trace()
     for place, name in ((assembly, "DetectionModel"), (assembly, "DetectionLoss"), (flow, "zeros")):
         setattr(place, name, trace.on_host(getattr(place, name)))
+    generation._run = _train_here
+    image_cache.user_cache_folder = lambda: out.parent / "cache"
     train(**flags)
     trace.collect()
     out.write_text(json.dumps(sorted(trace.pairs)), encoding="utf-8")

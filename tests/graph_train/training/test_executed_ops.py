@@ -20,11 +20,12 @@ NO_CODE = {*COPIES, "assign", "empty"}
 @pytest.mark.parametrize(
     "flags",
     [
-        {"graph": False, "optimizer": "AdamW", "save_steps": 1, "quad": True, "freeze": [2]},
+        {"graph": False, "optimizer": "AdamW", "save_steps": 1, "quad": True, "freeze": [2], "cache": "disk"},
         {"graph": True, "amp": True, "save_steps": 1, "multi_scale": True, "cache": "ram"},
         {"graph": False, "amp": True, "cfg": EVERY_BLOCK},
+        {"graph": False, "evolve": 1},
     ],
-    ids=["eager", "graph", "every block"],
+    ids=["eager", "graph", "every block", "evolve"],
 )
 def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, Any]) -> None:
     runner = TrainingRunner(tmp_path)
@@ -32,6 +33,7 @@ def test_all_training_ops_have_plugin_kernels(tmp_path: Path, flags: dict[str, A
         (tmp_path / "network.yaml").write_text(yaml.safe_dump(flags["cfg"]))
         flags = {**flags, "cfg": tmp_path / "network.yaml"}
     assert_no_kernel_of_oneflow(tmp_path, {**runner.flags(project=tmp_path / "runs", epochs=2), **flags})
+    assert (tmp_path / "cache").exists() == (flags.get("cache") == "disk")
 
 
 @pytest.mark.timeout(900)
