@@ -74,7 +74,7 @@ class NonFiniteWatch:
             result: the result.
             consecutive: consecutive skipped updates, including this step's.
             batch: copies the step's batch; called only if the step was not finite.
-            loss_scale: the loss scale of the next step; 1 without one.
+            loss_scale: the loss scale of the step; 1 without one.
         Raises:
             DivergedError: too many updates were skipped; the batch has been saved.
         """
@@ -86,7 +86,7 @@ class NonFiniteWatch:
         if loss_scale > 1 and np.isfinite(result.total) and not stops:
             if not self._informed:
                 self._informed = True
-                LOG.info("Gradients overflow: skipping the update, loss scale halved to %g", loss_scale)
+                LOG.info("Gradients overflow: skipping the update, loss scale halved to %g", loss_scale / 2)
             return
         # A non-finite loss is closer to the cause than the update that is skipped some batches later.
         if self._suspect is None or not np.isfinite(result.total):

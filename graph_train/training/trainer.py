@@ -241,6 +241,7 @@ class Trainer:
         if self._pending is None:
             return
         run, cursor, pending, self._pending = self.run, self.cursor, self._pending, None
+        loss_scale = run.state.counters.loss_scale  # of this step; `finish` sets that of the next one
         with self._progress.spent.count_computing(run.step):
             result = run.step.finish()
         cursor.add(result)
@@ -262,19 +263,17 @@ class Trainer:
         if pending.number < PLOTTED_BATCHES and not run.setup.options.run.noplots:
             with self.saving.guarded():
                 self._plot(batch, pending.number)
-        counters = run.state.counters
-        self._nonfinite.check(
-            result, counters.skipped_in_row, lambda: self._suspect_batch(pending), loss_scale=counters.loss_scale
-        )
+        skipped = run.state.counters.skipped_in_row
+        self._nonfinite.check(result, skipped, lambda: self._suspect_batch(pending, loss_scale), loss_scale=loss_scale)
 
-    def _suspect_batch(self, pending: _PendingBatch) -> SuspectBatch:
+    def _suspect_batch(self, pending: _PendingBatch, loss_scale: float) -> SuspectBatch:
         run, epoch, batch = self.run, self.cursor.epoch, pending.batch
         facts = {
             "epoch": epoch,
             "batch": self.cursor.next_batch - 1,
             "files": [str(path) for path in batch.paths],
             "learning_rates": list(run.schedule.at(pending.number, epoch).learning_rates),
-            "loss_scale": run.state.counters.loss_scale,
+            "loss_scale": loss_scale,
         }
         return SuspectBatch(
             np.array(on_host(batch.images)), run.setup.placement.local_rows(pending.labels).copy(), facts

@@ -10,10 +10,15 @@ import pytest
 from safetensors import safe_open
 
 from graph_train.cli.train import main
+from graph_train.engine.state import Counters
 from graph_train.engine.step import EagerStep, GraphStep, StepResult
 from graph_train.host.failures import DivergedError
 from graph_train.runs.checkpoint import load_checkpoint, save_checkpoint
+from graph_train.runs.cursor import Cursor
+from graph_train.runs.run_folder import RunFolder
+from graph_train.training.early_stopping import EarlyStopping
 from graph_train.training.nonfinite import BATCH_FILE, NonFiniteWatch, SuspectBatch, first_bad_tensor
+from graph_train.training.trainer import Trainer
 from kernels.framework.activation_type import ActivationType
 from kernels.plugin import load_plugin
 from kernels.runtime import flow
@@ -121,10 +126,10 @@ def test_overflow_of_loss_scale_is_expected(tmp_path: Path, caplog: pytest.LogCa
 
     watch = NonFiniteWatch(4, tmp_path, lambda _: "explained")
     with caplog.at_level("INFO", logger="graph_train"):
-        for number, scale in enumerate((32768.0, 16384.0), 1):
+        for number, scale in enumerate((65536.0, 32768.0), 1):
             watch.check(_result(), number, batch, loss_scale=scale)
         watch.check(_result(updated=True), 0, batch, loss_scale=16384.0)
-        watch.check(_result(), 1, batch, loss_scale=8192.0)
+        watch.check(_result(), 1, batch, loss_scale=16384.0)
         assert [(record.levelname, record.message) for record in caplog.records] == [
             ("INFO", f"Gradients overflow: skipping the update, loss scale halved to {scale}")
             for scale in (32768, 8192)
@@ -143,6 +148,24 @@ def test_overflow_of_loss_scale_is_expected(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(DivergedError, match="after 4 consecutive"):
         watch.check(_result(), 4, batch, loss_scale=256.0)
     assert (tmp_path / BATCH_FILE).exists()
+
+
+def test_saved_batch_has_loss_scale_of_its_step(tmp_path: Path) -> None:
+    """With half of it, the recomputed step might be finite."""
+    run = TrainingRunner(tmp_path).assemble(max_nonfinite=1)
+    run.step._scales_loss = True
+    run.state.counters = Counters(loss_scale=4.0)
+    with flow.no_grad():
+        run.state.network.model[1].bn.weight.fill_(3e38)
+    folder = RunFolder(tmp_path / "run")
+    try:
+        with pytest.raises(DivergedError):
+            Trainer(run, folder, Cursor(), EarlyStopping(100)).train()
+    finally:
+        folder.close()
+        run.close()
+    with safe_open(str(tmp_path / "run" / BATCH_FILE), framework="numpy") as file:
+        assert file.metadata()["loss_scale"] == "4.0"
 
 
 def test_diverging_run_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
