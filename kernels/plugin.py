@@ -7,14 +7,15 @@ graphs keep theirs. New ops are called through `kernels.framework.dispatch`.
 
 import ctypes
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kernels.build import cuda_build, nvrtc, plugin_build, self_check
-from kernels.host.cuda_devices import compute_capabilities
+from kernels.host.cuda_devices import MAX_CUDNN_8_CAPABILITY, compute_capabilities
 from kernels.host.paths import error_text
-from kernels.runtime import StderrFilter, Tensor, flow
+from kernels.runtime import StderrFilter, Tensor, flow, newer_cudnn
 
 PluginMode = Literal["auto", "off", "require", "emulated-cuda"]
 """Value of `--kernels`; "emulated-cuda" runs the CUDA kernels on the CPU, for tests."""
@@ -178,12 +179,15 @@ def _start_session() -> Any:
 
 
 def _prepare_gpu(number: int) -> None:
-    """Pass the compiled CUDA kernels of a GPU to the library, once."""
+    """Pass the compiled CUDA kernels of a GPU to the library, and a newer cuDNN if the GPU needs it, once."""
     if number in _process.prepared_gpus:
         return
     capabilities = compute_capabilities()
     if number >= len(capabilities):
         raise ValueError(f"cuda:{number}: NVIDIA's driver reports {len(capabilities)} GPUs; use --device cpu")
+    major, minor = capabilities[number]
+    if 10 * major + minor > MAX_CUDNN_8_CAPABILITY and (cudnn := newer_cudnn()):
+        plugin_library().graph_train_cudnn_use(os.fsencode(cudnn))
     architecture = nvrtc.architecture_for(capabilities[number])
     try:
         images = cuda_build.ensure_compiled(architecture)

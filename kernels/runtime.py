@@ -34,6 +34,7 @@ _CUDA_LIBRARIES = (
 _NVRTC = ("nvidia.cuda_nvrtc", "libnvrtc.so.11.2")
 _NCCL = ("nvidia.nccl", "libnccl.so.2")
 _NCCL_DISTRIBUTION = "nvidia-nccl-cu11"
+_CUDNN_9, _CUDNN_9_DISTRIBUTION = ("nvidia.cudnn", "libcudnn.so.9"), "nvidia-cudnn-cu12"
 
 
 def _library_folder(package: str) -> Path | None:
@@ -68,8 +69,19 @@ def _has_driver() -> bool:
 
 def has_newer_nccl() -> bool:
     """Return whether NCCL for CUDA 11 is installed; PyTorch's, for CUDA 12, has the same folder."""
+    return _is_installed(_NCCL_DISTRIBUTION)
+
+
+def newer_cudnn() -> Path | None:
+    """Return the path of cuDNN 9 (the extra "blackwell"), or None if it is not installed."""
+    package, name = _CUDNN_9
+    folder = _library_folder(package) if _is_installed(_CUDNN_9_DISTRIBUTION) else None
+    return folder / name if folder is not None and (folder / name).exists() else None
+
+
+def _is_installed(distribution: str) -> bool:
     try:
-        importlib.metadata.distribution(_NCCL_DISTRIBUTION)
+        importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
         return False
     return True

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels.framework.activation_type import ActivationType
-from kernels.host.cuda_devices import driver_problem
+from kernels.host.cuda_devices import MAX_CUDNN_8_CAPABILITY, driver_problem
 from kernels.host.extras import install_command
 from kernels.plugin import PluginMode, emulates_cuda, is_loaded, load_plugin, missing_for, multiplies_bfloat16_faster
-from kernels.runtime import flow, has_newer_nccl
+from kernels.runtime import flow, has_newer_nccl, newer_cudnn
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
@@ -20,8 +20,6 @@ MIN_CAPABILITY, MAX_ONEFLOW_CAPABILITY = 60, 89
 """Compute capabilities times ten: the lowest one supported, and the highest one that OneFlow 0.9.0 has kernels for."""
 MIN_BFLOAT16_CAPABILITY = 80
 """The lowest compute capability, times ten, with bfloat16 matrix multiplication."""
-MAX_CUDNN_CAPABILITY = 90
-"""The highest compute capability, times ten, that cuDNN 8.9 supports: our convolutions on CUDA call it."""
 MIXED_PRECISION_NOTE = "sums, statistics, loss and weights in float32"
 _MAX_RELATIVE_ERROR = 0.1
 """Largest accepted difference between 16-bit and float32 feature maps, relative to the largest value."""
@@ -59,10 +57,10 @@ class ComputeDevice:
                 f"{self.name}: compute capability {self.version} is not supported (6.0 or newer is required); "
                 "use --device cpu"
             )
-        if self.capability > MAX_CUDNN_CAPABILITY:
+        if self.capability > MAX_CUDNN_8_CAPABILITY and newer_cudnn() is None:
             raise ValueError(
-                f"{self.name}: compute capability {self.version} is not supported: cuDNN 8.9, which computes the "
-                "convolutions, ends at 9.0 (Hopper); use an older GPU or --device cpu"
+                f"{self.name}: compute capability {self.version} needs cuDNN 9 for convolutions, because OneFlow's "
+                f"cuDNN 8.9 supports up to 9.0; install it: {install_command('blackwell')}; or use --device cpu"
             )
         if self.newer_than_oneflow and not self.plugin:
             raise ValueError(

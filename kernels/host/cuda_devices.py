@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 
 _DRIVER = "libcuda.so.1"
+MAX_CUDNN_8_CAPABILITY = 90
+"""The highest compute capability, times ten, that OneFlow's cuDNN, 8.9, supports."""
 _DRIVER_MODULE = Path("/proc/driver/nvidia")
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*."""

@@ -53,12 +53,18 @@ def test_gpu_without_kernels_raises() -> None:
     ComputeDevice("GPU 0: C", 90, plugin=True).check()
     with pytest.raises(ValueError, match=r"GPU 0: Tesla M40: compute capability 5\.2 is not supported"):
         ComputeDevice("GPU 0: Tesla M40", 52, plugin=True).check()
-    for capability, version in ((100, r"10\.0"), (120, r"12\.0")):
-        message = rf"capability {version} is not supported: cuDNN 8\.9.*use an older GPU or --device cpu"
-        with pytest.raises(ValueError, match=message):
-            ComputeDevice("GPU 0: B200", capability, plugin=True).check()
     with pytest.raises(ValueError, match=r"GPU 1: H200: compute capability 9\.0 needs the kernel plugin.*\(no g\+\+\)"):
         ComputeDevice("GPU 1: H200", 90, plugin=False, reason="no g++").check()
+
+
+def test_blackwell_needs_cudnn_9(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, version in ((100, r"10\.0"), (120, r"12\.0")):
+        monkeypatch.setattr(precision, "newer_cudnn", lambda: None)
+        message = rf"capability {version} needs cuDNN 9 .*--extra blackwell; or use --device cpu"
+        with pytest.raises(ValueError, match=message):
+            ComputeDevice("GPU 0: B200", capability, plugin=True).check()
+        monkeypatch.setattr(precision, "newer_cudnn", lambda: Path("libcudnn.so.9"))
+        ComputeDevice("GPU 0: B200", capability, plugin=True).check()
 
 
 def test_summary_has_device_dtype_and_kernels() -> None:

@@ -1,6 +1,7 @@
 """Our cuDNN declarations match its wheel: constants and struct layouts, functions, output sizes."""
 
 import ctypes
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from kernels.build.plugin_build import find_toolchain
 from kernels.plugin import load_plugin, plugin_library
+from kernels.runtime import newer_cudnn
 from tests.kernels.ops.convolution_reference import CASES, Case
+from tests.python_process import run_python
 
 _COMPARISON = """
 #include "native/cuda/cudnn.h"
@@ -105,3 +108,25 @@ def test_output_size_matches_cudnn(case: Case, data_type: int) -> None:
     sizes, output = _sizes(case), (ctypes.c_int * 4)()
     plugin_library().graph_train_cudnn_output_size((ctypes.c_int64 * len(sizes))(*sizes), data_type, output)
     assert list(output) == [case.batch, case.channels[1], *case.output_size()]
+
+
+_NEWER = """
+import ctypes, json, sys
+from kernels.plugin import load_plugin, plugin_library
+from kernels.runtime import newer_cudnn
+load_plugin("require")
+plugin_library().graph_train_cudnn_use(sys.argv[1].encode())
+output = (ctypes.c_int * 4)()
+for sizes in json.loads(sys.argv[2]):
+    plugin_library().graph_train_cudnn_output_size((ctypes.c_int64 * len(sizes))(*sizes), 0, output)
+    print(*output)
+"""
+
+
+def test_newer_cudnn_works_beside_oneflows() -> None:
+    path = newer_cudnn()
+    if path is None:
+        pytest.skip("the extra blackwell is not installed")
+    done = run_python("-c", _NEWER, str(path), json.dumps([_sizes(case) for case in CASES.values()]), check=True)
+    expected = [[case.batch, case.channels[1], *case.output_size()] for case in CASES.values()]
+    assert [[int(number) for number in line.split()] for line in done.stdout.splitlines()] == expected
