@@ -18,6 +18,15 @@ def printable(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a path or URL is valid UTF-8, unlike one with undecodable bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def error_text(error: BaseException) -> str:
     """Return an error's message; an OSError's begins with the file, if it has one, and is without its number."""
     if not isinstance(error, OSError) or not error.strerror:
@@ -62,13 +71,15 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
     path = Path(name)
     if not name or "\0" in name:
         raise ValueError(f"{flag} {name!r}: not a file name")
-    if path.is_dir():
+    if path.is_dir() or name.endswith("/"):
         raise ValueError(f"{flag} {name}: is a folder; give the name of a file in it")
     if is_stream(path):
         if path.is_block_device() or path.is_socket():
             raise ValueError(f"{flag} {name}: is a block device or socket; give the name of a file")
         return path
     target = resolve_links(path)
+    if os.path.islink(target):
+        raise ValueError(f"{flag} {name}: is a symbolic link that leads back to itself; remove it")
     if not target.parent.is_dir():
         if not makes_folder:
             raise ValueError(f"{flag} {name}: folder {target.parent} not found; create it first")
