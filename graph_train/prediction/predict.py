@@ -255,14 +255,19 @@ class _PredictionRun:
             try:
                 video = Video(file.path)
             except OSError as error:
-                text = str(error).removeprefix(f"{printable(file.path)}: ")
-                address = file.address and file.shown
-                self._problems.append(Problem(file.path, None, "error", text, "image-unusable", address))
+                self._problems.append(self._unusable(file, str(error).removeprefix(f"{printable(file.path)}: ")))
                 continue
             with contextlib.closing(video):
                 self._predict_video(file, video)
+            if video.broke_off:
+                self._problems.append(self._unusable(file, video.broke_off))
         if not self._predictions and self._sources.live is None:
             raise ValueError(f"no usable image or video; first problem: {self._problems[0]}")
+
+    @staticmethod
+    def _unusable(file: SourceFile, text: str) -> Problem:
+        """Return the problem of a video or stream that cannot be read, or not to its end."""
+        return Problem(file.path, None, "error", text, "image-unusable", file.address and file.shown)
 
     def _predict_video(self, file: SourceFile, video: Video) -> None:
         every = self._options.vid_stride
@@ -288,7 +293,7 @@ class _PredictionRun:
                     self._predict_frames(frames, batch, pixels, [number], times)
                 last = number
         if live.broke_off:
-            self._problems.append(Problem(file.path, None, "error", live.ended, "image-unusable", file.shown))
+            self._problems.append(self._unusable(file, live.ended))
         elif live.ended:
             LOG.info("%s: %s", printable(file.shown), live.ended)
 
