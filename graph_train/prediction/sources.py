@@ -11,7 +11,7 @@ from pathlib import Path
 
 from graph_train.prediction.addresses import fetch_addresses, has_scheme, is_address, result_name
 from kernels.host.files import NotReadableError, read_regular
-from kernels.host.paths import printable, with_home
+from kernels.host.paths import error_text, printable, with_home
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError
 from pipelines.data.listing import IMAGE_SUFFIXES, MAX_LIST_BYTES, UNSUPPORTED_SUFFIXES, listed_image
 from pipelines.data.live import STREAM_PORTS, shown_address
@@ -21,6 +21,7 @@ from pipelines.data.walk import walk_files
 
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
+_EXPECTED_LIST = "expected a list with one image path per line"
 _STREAM_LIST_SUFFIX = ".streams"
 """Suffix of YOLOv5's lists of streams."""
 _RECOGNISED_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES
@@ -118,7 +119,7 @@ def find_sources(
     collected = _Collected(results=None if results is None else Path(os.path.realpath(results)))
     for entry in entries:
         if entry == STANDARD_INPUT:
-            _add_list(sys.stdin if lines is None else lines, Path(), collected, allow_download)
+            _add_list(_standard_input() if lines is None else lines, Path(), collected, allow_download)
         elif Path(entry).suffix.lower() == ".txt" and not is_address(entry):
             path = with_home(entry)
             _add_list(_lines_of(path), path, collected, allow_download)
@@ -166,9 +167,37 @@ def _fetch(collected: _Collected, folder: Path) -> None:
 
 def _lines_of(path: Path) -> list[str]:
     try:
-        return os.fsdecode(read_regular(path, max_bytes=MAX_LIST_BYTES)).splitlines()
+        content = read_regular(path, max_bytes=MAX_LIST_BYTES)
     except NotReadableError as error:
-        raise ValueError(f"{printable(path)}: {error}; expected a list with one image path per line") from None
+        raise ValueError(f"{printable(path)}: {error}; {_EXPECTED_LIST}") from None
+    return _lines(content, printable(path))
+
+
+def _standard_input() -> list[str]:
+    """Return the lines of standard input.
+
+    Raises:
+        ValueError: it is closed, or endless.
+    """
+    if sys.stdin is None:
+        raise ValueError(f"--source {STANDARD_INPUT}: standard input is closed; {_EXPECTED_LIST}")
+    if not hasattr(sys.stdin, "buffer"):  # replaced by a stream of text, for instance in a notebook
+        return sys.stdin.read().splitlines()
+    content = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise ValueError(f"--source {STANDARD_INPUT}: more than {MAX_LIST_BYTES} bytes; {_EXPECTED_LIST}")
+    return _lines(content, f"--source {STANDARD_INPUT}")
+
+
+def _lines(content: bytes, name: str) -> list[str]:
+    """Return the lines of a list, in which names may have any bytes but line ends; a byte order mark is ignored.
+
+    Raises:
+        ValueError: it has zero bytes, for instance because it is UTF-16.
+    """
+    if b"\0" in content:
+        raise ValueError(f"{name}: binary content; {_EXPECTED_LIST}")
+    return [os.fsdecode(line) for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()]
 
 
 def _add_entry(entry: str, collected: _Collected) -> bool:
@@ -217,8 +246,12 @@ def _add_list(lines: Iterable[str], file: Path, collected: _Collected, allow_dow
         collected.listed[entry] = (where, number)
         is_path = not (entry.startswith("~") or has_scheme(entry) or glob.has_magic(entry))
         resolved = str(listed_image(entry, file)) if is_path else entry
-        if not _add_entry(resolved, collected):
-            collected.problems.append(Problem(where, number, "error", _absent(entry), "image-missing"))
+        try:
+            reason = "" if _add_entry(resolved, collected) else _absent(entry)
+        except OSError as error:  # for instance a name that is too long, or a folder without permission
+            reason = error_text(error)
+        if reason:
+            collected.problems.append(Problem(where, number, "error", reason, "image-missing"))
 
 
 def _absent(entry: str) -> str:
