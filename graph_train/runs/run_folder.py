@@ -257,8 +257,26 @@ def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> 
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """Create the folder of a new run, see `make_unused_folder`."""
-    return RunFolder(make_unused_folder(project, name, exist_ok=exist_ok))
+    """Create the folder of a new run, see `make_unused_folder`.
+
+    Raises:
+        ValueError: `exist_ok`, and the folder has files of such names but is not that of a run.
+    """
+    path = make_unused_folder(project, name, exist_ok=exist_ok)
+    _reject_files_of_others(path)
+    return RunFolder(path)
+
+
+def _reject_files_of_others(path: Path) -> None:
+    """Reject a folder that is not that of a run, such as the project's, if a run might replace its files."""
+    if any(os.path.lexists(path / name) for name in (LOCK, SETTINGS)):
+        return
+    found = sorted(file for pattern in _WRITTEN for file in path.glob(pattern))
+    if found:
+        raise ValueError(
+            f"{printable(path)}: is not the folder of a run, which might replace its files, such as "
+            f"{printable(found[0].name)}; choose another --name"
+        )
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:
