@@ -21,7 +21,7 @@ from graph_train.prediction.feature_maps import FeatureMaps
 from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.image_result import counted
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
-from graph_train.prediction.sources import SourceFile, Sources, find_sources
+from graph_train.prediction.sources import SourceFile, Sources, find_sources, numbered
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.result import Speed
@@ -150,7 +150,7 @@ def _with_frame_folders(sources: Sources) -> Sources:
     for file in moving:
         name, number = file.name, 2
         while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
-            name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+            name, number = numbered(file.name, number), number + 1
         videos.add(stem)
         renamed.append(replace(file, name=name))
     files = len(sources.videos)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from graph_train.prediction.addresses import fetch_addresses, has_scheme, is_address, result_name
 from kernels.host.files import NotReadableError, read_regular
-from kernels.host.paths import error_text, printable, with_home
+from kernels.host.paths import error_text, fitting_name, printable, with_home
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError
 from pipelines.data.listing import IMAGE_SUFFIXES, MAX_LIST_BYTES, UNSUPPORTED_SUFFIXES, listed_image
 from pipelines.data.live import STREAM_PORTS, shown_address
@@ -22,6 +22,8 @@ from pipelines.data.walk import walk_files
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
 _EXPECTED_LIST = "expected a list with one image path per line"
+_FRAME_NUMBER_BYTES = 24
+"""Room for `_2`, the number of a frame, and the suffix of a crop or label file."""
 _STREAM_LIST_SUFFIX = ".streams"
 """Suffix of YOLOv5's lists of streams."""
 _RECOGNISED_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES
@@ -262,6 +264,19 @@ def _absent(entry: str) -> str:
     return f"{printable(entry)}: no such file, folder or match"
 
 
+def numbered(name: Path, number: int) -> Path:
+    """Return `a_2.jpg` for `a.jpg` and 2, with the stem cut if it would be too long for a file name."""
+    return name.with_name(fitting_name(name.stem, f"_{number}{name.suffix}"))
+
+
+def _with_room(name: Path) -> Path:
+    """Cut the name of a video so that frame numbers can be added to it."""
+    if name.suffix.lower() not in VIDEO_SUFFIXES:
+        return name
+    room = "x" * _FRAME_NUMBER_BYTES
+    return name.with_name(fitting_name(name.stem, name.suffix + room).removesuffix(room))
+
+
 def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
     """Give files with equal names the names `name_2`, `name_3` …; drop repeated files."""
     taken: set[Path] = set()
@@ -272,9 +287,9 @@ def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
         if resolved in seen:
             continue
         seen.add(resolved)
-        unused, number = file.name, 2
+        unused, number = _with_room(file.name), 2
         while unused.with_suffix("") in taken:
-            unused, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+            unused, number = numbered(_with_room(file.name), number), number + 1
         taken.add(unused.with_suffix(""))
         distinct.append(replace(file, name=unused))
     return distinct

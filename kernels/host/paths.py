@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kernels.host.files import is_stream, resolve_links
 
+_MAX_NAME_BYTES = 255
+
 
 def printable(path: Path | str) -> str:
     """Return the path as one line of text, with control characters and undecodable bytes escaped."""
@@ -38,6 +40,13 @@ def shell_word(path: Path | str) -> str:
     """Return the path as a word of a suggested command, quoted if a shell would split or expand it."""
     text = printable(path)
     return shlex.quote(text) if text == os.fspath(path) else text
+
+
+def fitting_name(stem: str, ending: str = "") -> str:
+    """Return `stem + ending`, with the stem cut so that it is not too long for a file name."""
+    while len(os.fsencode(stem + ending)) > _MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def why_missing(path: Path | str, kind: str) -> str:

@@ -131,6 +131,15 @@ def test_entry_that_cannot_be_looked_up_is_a_problem(tree: Path) -> None:
     assert re.fullmatch(r"list.txt:1: error: .*/x+: File name too long", str(found.problems[0]))
 
 
+def test_results_of_long_names_can_be_written(tree: Path) -> None:
+    long = "x" * 251
+    for name in (f"{long}.png", f"{long}.bmp", f"{long}.mp4", f"{'é' * 125}.mp4"):
+        (tree / "photos" / name).touch()
+    found = find(["photos/*x.*", "photos/é*"])
+    assert [file.name.name for file in found.images] == [f"{long}.bmp", f"{long[2:]}_2.png"]
+    assert [file.name.name for file in found.videos] == [f"{'x' * 227}.mp4", f"{'é' * 113}.mp4"]
+
+
 def test_closed_or_endless_standard_input_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ValueError, match=r"--source -: standard input is closed; expected a list"):
