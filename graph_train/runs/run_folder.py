@@ -30,6 +30,12 @@ LOCK, LOG_FILE = ".lock", "train.log"
 _MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "*.png", "*.jpg", "report.*", "problems.txt", "weights/*.safetensors")
 """Files of a run, which replace existing files of the same name."""
+_OWN_NAMES = (
+    *"hyp.yaml hyp_evolve.yaml results.* report.* evolve.* problems.txt labels.jpg".split(),
+    *"train_batch*.jpg val_batch*.jpg confusion_matrix.png *_curve.png".split(),
+    *"weights/last*.safetensors weights/best*.safetensors".split(),
+)
+"""Names of these files."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
@@ -271,10 +277,10 @@ def _reject_files_of_others(path: Path) -> None:
     """Reject a folder that is not that of a run, such as the project's, if a run might replace its files."""
     if any(os.path.lexists(path / name) for name in (LOCK, SETTINGS)):
         return
-    found = sorted(file for pattern in _WRITTEN for file in path.glob(pattern))
+    found = sorted(file for pattern in _OWN_NAMES for file in path.glob(pattern))
     if found:
         raise ValueError(
-            f"{printable(path)}: is not the folder of a run, which might replace its files, such as "
+            f"{printable(path)}: is not the folder of a run, which would replace files in it, such as "
             f"{printable(found[0].name)}; choose another --name"
         )
 

@@ -112,10 +112,11 @@ def test_project_and_name_must_give_a_new_folder(project: str, name: str) -> Non
 def test_files_of_others_are_not_replaced(tmp_path: Path, file: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("mine")
-    (tmp_path / "notes.txt").touch()
+    for other in ("notes.txt", "data.yaml", "photo.jpg"):
+        (tmp_path / other).touch()
     for project, name in ((tmp_path, ""), (tmp_path.parent, tmp_path.name)):
-        expected = f"{tmp_path}: is not the folder of a run, which might replace its files, such as {Path(file).name}; "
-        with pytest.raises(ValueError, match=re.escape(expected) + "choose another --name$"):
+        reason = f"is not the folder of a run, which would replace files in it, such as {Path(file).name}"
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: {reason}; choose another --name") + "$"):
             new_run_folder(str(project), name, exist_ok=True)
     assert not (tmp_path / LOCK).exists()
     (tmp_path / file).unlink()
