@@ -20,6 +20,7 @@ from benchmarks.harness.results import naming_damaged, read_json, require_types,
 from benchmarks.harness.training_command import as_flags, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from benchmarks.step.competitors import peer_versions
+from graph_train.host.failures import USER_ERROR
 from kernels.host.files import write_atomically
 
 FLOAT32, AMP, PYTORCH = "float32", "amp", "pytorch"
@@ -127,6 +128,7 @@ class Trainings:
         """Train by the command line, as a user would.
 
         Raises:
+            ValueError: a setting or a file is invalid.
             RuntimeError: training failed, or it did not use the data type of the side.
         """
         from graph_train.plots.results import read_results
@@ -143,7 +145,8 @@ class Trainings:
         )
         text = done.stdout.decode(errors="replace")
         if done.returncode:
-            raise RuntimeError(f"{side}-{seed} exited with code {done.returncode}: {text[-1500:]}")
+            kind = ValueError if done.returncode == USER_ERROR else RuntimeError
+            raise kind(f"{side}-{seed} exited with code {done.returncode}: {text[-1500:]}")
         from graph_train.engine.precision import MIXED_PRECISION_NOTE  # loads OneFlow
 
         if (side == AMP) != (MIXED_PRECISION_NOTE in text):

@@ -1,6 +1,7 @@
 """`graph-check` of a data set: index all splits, print the report, and write the requested files."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _output_files(options: CheckOptions) -> tuple[Path | None, Path | None]:
     """Return the files of `--json` and `--problems`."""
     json_file = output_file("--json", options.json) if options.json else None
     problems_file = output_file("--problems", options.problems, makes_folder=True) if options.problems else None
-    if json_file and problems_file and json_file.resolve() == problems_file.resolve() and not is_stream(json_file):
+    if json_file and problems_file and json_file == problems_file and not is_stream(json_file):
         raise ValueError(f"--json and --problems: both are {options.json}; give two different files")
     return json_file, problems_file
 
@@ -102,17 +103,17 @@ def _reject_inside(dataset: Dataset, target: str) -> None:
     """Reject an output inside the data set."""
     if not target:
         return
-    place, cwd = Path(target).resolve(), Path.cwd()
+    place, cwd = Path(os.path.realpath(target)), Path.cwd()
     sources = [source for split in SPLITS for source in getattr(dataset, split)]
     for file in (dataset.file, *sources):
-        if file.resolve() == place:
+        if Path(os.path.realpath(file)) == place:
             raise ValueError(f"{target}: is a file of the data set and would be overwritten; choose another file")
     folders = [folder for source in sources if source.is_dir() for folder in _image_and_label_folders(source / "x")]
     # A root that contains the working folder is that of the whole project.
-    if dataset.root.resolve() not in (cwd, *cwd.parents):
+    if Path(os.path.realpath(dataset.root)) not in (cwd, *cwd.parents):
         folders.append(dataset.root)
     for folder in folders:
-        if folder.resolve() in (place, *place.parents):
+        if Path(os.path.realpath(folder)) in (place, *place.parents):
             raise ValueError(f"{target}: is inside the data set ({printable(folder)}); choose another folder")
 
 

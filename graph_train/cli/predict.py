@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from graph_train.cli.weights_command import run_weights_command
 from graph_train.host.failures import DONE, USER_ERROR
 from graph_train.settings.predict_options import PredictOptions, build_parser
+from kernels.host.quantity import quantity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +20,8 @@ def _predict(options: PredictOptions) -> int:
     result = predict_sources(options)
     if not result.problems:
         return DONE
-    print(f"graph-predict: {len(result.problems)} source files could not be used, see above", file=sys.stderr)
+    files = quantity(len(result.problems), "source file")
+    print(f"graph-predict: {files} could not be used, see above", file=sys.stderr)
     return USER_ERROR
 
 

@@ -1,6 +1,7 @@
 """The work of `graph-export`: export trained weights to safetensors, PyTorch or ONNX."""
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,9 @@ def _check_names(target: Path | None, sources: Iterable[Path], options: ExportOp
 
 def _target(weights: Path, name: str, output: Path | None) -> Path:
     # The default must not overwrite existing weights, such as YOLOv5's best.pt or the input itself.
+    weights = weights if weights.name else Path(os.path.abspath(weights))
+    if not weights.name:
+        raise ValueError(f"--weights {weights}: not a weight file")
     return output or weights.with_name(f"{weights.stem}.onnx" if name == "onnx" else f"{weights.stem}.export.{name}")
 
 
@@ -108,7 +112,7 @@ def _output(options: ExportOptions) -> Path | None:
     if not options.output:
         return None
     path = output_file("--output", options.output)
-    if path.resolve() in [Path(weights).resolve() for weights in options.weights]:
+    if os.path.realpath(path) in map(os.path.realpath, options.weights):
         text = f"--output {options.output}: would overwrite --weights; give another name"
         raise ValueError(text)
     return path

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.host.paths import printable
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -108,6 +110,14 @@ HOOKS: tuple[str, ...] = tuple(name for name in vars(TrainingHooks) if not name.
 """Names of all hooks."""
 
 
+def _text(error: Exception) -> str:
+    """Return an error's text; "" if its class cannot make one."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 @dataclass(frozen=True)
 class _Action:
     owner: str
@@ -179,7 +189,7 @@ class Callbacks:
         self.failed.append(owner)
         for actions in self._actions.values():
             actions[:] = [action for action in actions if action.owner != owner]
-        reason = " ".join(str(error).split()) or "no message"
+        reason = printable(" ".join(_text(error).split())) or "no message"
         _LOG.error(
             "Callback %s failed in %s and is disabled (%s: %s); training continues",
             owner,

@@ -122,13 +122,17 @@ def _require_supported_python() -> None:
     """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: assertions are removed, in which OneFlow registers its session; or this is the development mode, in
-            which it crashes when tensors are moved.
+        ValueError: assertions are removed, in which OneFlow registers its session; this is the development mode, in
+            which it crashes when tensors are moved; or warnings are errors, also those of compiling its modules.
     """
     if sys.flags.optimize:
         raise ValueError(f"Python removes assertions (-O, PYTHONOPTIMIZE), but OneFlow needs them; {_REMEDY}")
     if sys.flags.dev_mode:
         raise ValueError(f"OneFlow crashes in Python's development mode (-X dev, PYTHONDEVMODE); {_REMEDY}")
+    for option in sys.warnoptions:
+        action = option.partition(":")[0]
+        if action and "error".startswith(action):
+            raise ValueError(f"OneFlow cannot be imported if warnings are errors (-W error, PYTHONWARNINGS); {_REMEDY}")
 
 
 def _require_open_files() -> None:

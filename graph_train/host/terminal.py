@@ -34,6 +34,8 @@ class RobustStream:
 
     def write(self, text: str) -> int:
         """Write if possible, and return the length of the text in any case."""
+        if self._is_closed:
+            return len(text)
         try:
             try:
                 self._stream.write(text)
@@ -46,18 +48,28 @@ class RobustStream:
     def flush(self) -> None:
         """Flush if possible."""
         try:
-            self._stream.flush()
+            self._flush()
         except OSError as error:
             self._silence_if_closed(error)
 
     def finish(self) -> None:
         """Flush; drop text that cannot be written, because the interpreter would otherwise exit with code 120."""
         try:
-            self._stream.flush()
+            self._flush()
         except OSError as error:
             self._silence_if_closed(error)
             with contextlib.suppress(OSError, ValueError), _to_devnull(self._stream.fileno()):
                 self._stream.flush()
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the program has closed the stream."""
+        return bool(getattr(self._stream, "closed", False))
+
+    def _flush(self) -> None:
+        # A program may have replaced the stream by an object that has only `write`.
+        if hasattr(self._stream, "flush") and not self._is_closed:
+            self._stream.flush()
 
     def _silence_if_closed(self, error: OSError) -> None:
         if error.errno not in _CLOSED_ERRORS:

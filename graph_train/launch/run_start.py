@@ -178,7 +178,7 @@ def _warn_of_edits(file: Path, saved: Mapping[str, Any], ignored: Sequence[str] 
         LOG.warning(
             "%s: a resumed run uses the checkpoint's settings; edits of these are ignored: %s",
             printable(file),
-            ", ".join(f"{name}={edited[name]} (checkpoint: {saved[name]})" for name in names),
+            ", ".join(printable(f"{name}={edited[name]} (checkpoint: {saved[name]})") for name in names),
         )
 
 

@@ -218,7 +218,8 @@ def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, firs
     problems = (*data.train.problems, *data.val.problems)
     if problems:
         write_problems(folder.path / "problems.txt", problems)
-    labels = data.train.labels.rows
+    labels = data.train.labels.rows.view()
+    labels.flags.writeable = False  # a callback that writes into it would change the training
     uploads = {"": (), "val": data.val.paths, "all": (*data.train.paths, *data.val.paths)}
     names = [name for name in options.run.logger_names if name != "csv"]
     description = RunDescription(

@@ -46,7 +46,7 @@ class ImageResult:
         Raises:
             ValueError: `line_px` is below 1.
         """
-        if line_px < 1:
+        if not line_px >= 1:  # NaN is not either
             raise ValueError(f"line_px={line_px}: must be at least 1")
         return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
 

@@ -21,7 +21,7 @@ from graph_train.prediction.feature_maps import FeatureMaps
 from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.image_result import counted
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter
-from graph_train.prediction.sources import SourceFile, Sources, find_sources
+from graph_train.prediction.sources import SourceFile, Sources, find_sources, numbered
 from graph_train.runs.run_folder import make_unused_folder, require_possible_folder
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.validation.result import Speed
@@ -150,7 +150,7 @@ def _with_frame_folders(sources: Sources) -> Sources:
     for file in moving:
         name, number = file.name, 2
         while (stem := name.with_suffix("")) in frames_of or (name != file.name and stem in images | videos):
-            name, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+            name, number = numbered(file.name, number), number + 1
         videos.add(stem)
         renamed.append(replace(file, name=name))
     files = len(sources.videos)
@@ -255,14 +255,19 @@ class _PredictionRun:
             try:
                 video = Video(file.path)
             except OSError as error:
-                text = str(error).removeprefix(f"{printable(file.path)}: ")
-                address = file.address and file.shown
-                self._problems.append(Problem(file.path, None, "error", text, "image-unusable", address))
+                self._problems.append(self._unusable(file, str(error).removeprefix(f"{printable(file.path)}: ")))
                 continue
             with contextlib.closing(video):
                 self._predict_video(file, video)
+            if video.broke_off:
+                self._problems.append(self._unusable(file, video.broke_off))
         if not self._predictions and self._sources.live is None:
             raise ValueError(f"no usable image or video; first problem: {self._problems[0]}")
+
+    @staticmethod
+    def _unusable(file: SourceFile, text: str) -> Problem:
+        """Return the problem of a video or stream that cannot be read, or not to its end."""
+        return Problem(file.path, None, "error", text, "image-unusable", file.address and file.shown)
 
     def _predict_video(self, file: SourceFile, video: Video) -> None:
         every = self._options.vid_stride
@@ -288,7 +293,7 @@ class _PredictionRun:
                     self._predict_frames(frames, batch, pixels, [number], times)
                 last = number
         if live.broke_off:
-            self._problems.append(Problem(file.path, None, "error", live.ended, "image-unusable", file.shown))
+            self._problems.append(self._unusable(file, live.ended))
         elif live.ended:
             LOG.info("%s: %s", printable(file.shown), live.ended)
 

@@ -18,6 +18,7 @@ from graph_train.detection.label_files import ProtectedFiles, write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.validation.coco_results import id_of_name, result_entries
 from kernels.host.files import write_atomically
+from kernels.host.paths import fitting_name
 from pipelines.data.video import VideoFile
 from pipelines.pixels.encoded_images import decode_on_host
 
@@ -28,7 +29,6 @@ _COLUMNS = ("file", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y
 CROP_GAIN, CROP_BORDER_PX = 1.02, 10
 """A crop is the box enlarged by this factor and then by this border, as in YOLOv5."""
 _QUALITY = 95
-_MAX_NAME_BYTES = 255
 _MAX_QUEUED = 64
 """Maximum number of images waiting to be written."""
 _WRITABLE = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -198,7 +198,9 @@ class PredictionWriter:
             folder = self._settings.folder / CROPS / _folder_name(self._names[int(row[5])])
             number = numbers.get(folder, 1)
             stem = folder / prediction.stem
-            while (file := stem.with_name(_fitting(stem.name, f"{number if number > 1 else ''}.jpg"))) in self._crops:
+            while (
+                file := stem.with_name(fitting_name(stem.name, f"{number if number > 1 else ''}.jpg"))
+            ) in self._crops:
                 number += 1
             numbers[folder] = number + 1
             self._crops.add(file)
@@ -220,7 +222,7 @@ class PredictionWriter:
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                drawn.save(self._protected.without_overwriting(target), quality=_QUALITY)
+                _save(drawn, self._protected.without_overwriting(target))
             if self._settings.show:
                 drawn.show(title=str(prediction.name))
 
@@ -240,9 +242,12 @@ class PredictionWriter:
             for row, file in zip(prediction.detections, crops, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 left, top, right, bottom = crop_box(row[:4], prediction.image_hw)
-                Image.fromarray(pixels[top:bottom, left:right]).save(
-                    self._protected.without_overwriting(file), quality=_QUALITY
-                )
+                _save(Image.fromarray(pixels[top:bottom, left:right]), self._protected.without_overwriting(file))
+
+
+def _save(image: Image.Image, file: Path) -> None:
+    # Pillow finds no suffix in names such as `..jpg`.
+    image.save(file, format=Image.registered_extensions()[file.suffix.lower()], quality=_QUALITY)
 
 
 def _as_csv(rows: Sequence[tuple[Any, ...]]) -> str:
@@ -268,16 +273,9 @@ def crop_box(corners: Array, image_hw: tuple[int, int]) -> tuple[int, int, int, 
 def _folder_name(class_name: str) -> str:
     """Return a folder name for a class, without characters that are not allowed."""
     name = "".join("_" if character in "/\\\0" else character for character in class_name)
-    return _fitting(name) if name.strip(".") else "_"
+    return fitting_name(name) if name.strip(".") else "_"
 
 
 def _utf8(path: str) -> str:
     """Return the path with undecodable bytes escaped, because CSV and JSON are UTF-8."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
-
-
-def _fitting(stem: str, ending: str = "") -> str:
-    """Return `stem + ending`, with the stem cut so that it is not too long for a file name."""
-    while len(os.fsencode(stem + ending)) > _MAX_NAME_BYTES:
-        stem = stem[:-1]
-    return stem + ending

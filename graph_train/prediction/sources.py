@@ -11,7 +11,7 @@ from pathlib import Path
 
 from graph_train.prediction.addresses import fetch_addresses, has_scheme, is_address, result_name
 from kernels.host.files import NotReadableError, read_regular
-from kernels.host.paths import printable, with_home
+from kernels.host.paths import error_text, fitting_name, printable, with_home
 from pipelines.data.fetching import ALLOW_DOWNLOAD, FetchError
 from pipelines.data.listing import IMAGE_SUFFIXES, MAX_LIST_BYTES, UNSUPPORTED_SUFFIXES, listed_image
 from pipelines.data.live import STREAM_PORTS, shown_address
@@ -21,6 +21,9 @@ from pipelines.data.walk import walk_files
 
 LOG = logging.getLogger("graph_train")
 STANDARD_INPUT = "-"
+_EXPECTED_LIST = "expected a list with one image path per line"
+_FRAME_NUMBER_BYTES = 24
+"""Room for `_2`, the number of a frame, and the suffix of a crop or label file."""
 _STREAM_LIST_SUFFIX = ".streams"
 """Suffix of YOLOv5's lists of streams."""
 _RECOGNISED_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | UNSUPPORTED_SUFFIXES
@@ -118,7 +121,7 @@ def find_sources(
     collected = _Collected(results=None if results is None else Path(os.path.realpath(results)))
     for entry in entries:
         if entry == STANDARD_INPUT:
-            _add_list(sys.stdin if lines is None else lines, Path(), collected, allow_download)
+            _add_list(_standard_input() if lines is None else lines, Path(), collected, allow_download)
         elif Path(entry).suffix.lower() == ".txt" and not is_address(entry):
             path = with_home(entry)
             _add_list(_lines_of(path), path, collected, allow_download)
@@ -166,9 +169,37 @@ def _fetch(collected: _Collected, folder: Path) -> None:
 
 def _lines_of(path: Path) -> list[str]:
     try:
-        return os.fsdecode(read_regular(path, max_bytes=MAX_LIST_BYTES)).splitlines()
+        content = read_regular(path, max_bytes=MAX_LIST_BYTES)
     except NotReadableError as error:
-        raise ValueError(f"{printable(path)}: {error}; expected a list with one image path per line") from None
+        raise ValueError(f"{printable(path)}: {error}; {_EXPECTED_LIST}") from None
+    return _lines(content, printable(path))
+
+
+def _standard_input() -> list[str]:
+    """Return the lines of standard input.
+
+    Raises:
+        ValueError: it is closed, or endless.
+    """
+    if sys.stdin is None:
+        raise ValueError(f"--source {STANDARD_INPUT}: standard input is closed; {_EXPECTED_LIST}")
+    if not hasattr(sys.stdin, "buffer"):  # replaced by a stream of text, for instance in a notebook
+        return sys.stdin.read().splitlines()
+    content = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise ValueError(f"--source {STANDARD_INPUT}: more than {MAX_LIST_BYTES} bytes; {_EXPECTED_LIST}")
+    return _lines(content, f"--source {STANDARD_INPUT}")
+
+
+def _lines(content: bytes, name: str) -> list[str]:
+    """Return the lines of a list, in which names may have any bytes but line ends; a byte order mark is ignored.
+
+    Raises:
+        ValueError: it has zero bytes, for instance because it is UTF-16.
+    """
+    if b"\0" in content:
+        raise ValueError(f"{name}: binary content; {_EXPECTED_LIST}")
+    return [os.fsdecode(line) for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()]
 
 
 def _add_entry(entry: str, collected: _Collected) -> bool:
@@ -217,8 +248,12 @@ def _add_list(lines: Iterable[str], file: Path, collected: _Collected, allow_dow
         collected.listed[entry] = (where, number)
         is_path = not (entry.startswith("~") or has_scheme(entry) or glob.has_magic(entry))
         resolved = str(listed_image(entry, file)) if is_path else entry
-        if not _add_entry(resolved, collected):
-            collected.problems.append(Problem(where, number, "error", _absent(entry), "image-missing"))
+        try:
+            reason = "" if _add_entry(resolved, collected) else _absent(entry)
+        except OSError as error:  # for instance a name that is too long, or a folder without permission
+            reason = error_text(error)
+        if reason:
+            collected.problems.append(Problem(where, number, "error", reason, "image-missing"))
 
 
 def _absent(entry: str) -> str:
@@ -227,6 +262,19 @@ def _absent(entry: str) -> str:
     if entry.lower().startswith("screen"):
         return f"{printable(entry)}: screen capture is not supported; save images or a video first"
     return f"{printable(entry)}: no such file, folder or match"
+
+
+def numbered(name: Path, number: int) -> Path:
+    """Return `a_2.jpg` for `a.jpg` and 2, with the stem cut if it would be too long for a file name."""
+    return name.with_name(fitting_name(name.stem, f"_{number}{name.suffix}"))
+
+
+def _with_room(name: Path) -> Path:
+    """Cut the name of a video so that frame numbers can be added to it."""
+    if name.suffix.lower() not in VIDEO_SUFFIXES:
+        return name
+    room = "x" * _FRAME_NUMBER_BYTES
+    return name.with_name(fitting_name(name.stem, name.suffix + room).removesuffix(room))
 
 
 def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -239,9 +287,9 @@ def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
         if resolved in seen:
             continue
         seen.add(resolved)
-        unused, number = file.name, 2
+        unused, number = _with_room(file.name), 2
         while unused.with_suffix("") in taken:
-            unused, number = file.name.with_stem(f"{file.name.stem}_{number}"), number + 1
+            unused, number = numbered(_with_room(file.name), number), number + 1
         taken.add(unused.with_suffix(""))
         distinct.append(replace(file, name=unused))
     return distinct

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from graph_train.report.content import (
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, images_on_rank, picture
 from graph_train.training.assembly import TrainingRun
+from graph_train.training.progress import EpochTimes
 from graph_train.training.trainer import Trainer
 from kernels.host.files import write_atomically
 from kernels.host.paths import printable
@@ -124,10 +125,12 @@ class ReportHooks(TrainingHooks):
             return {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not _is_report(content):
+                raise ValueError("has other content than a report of this version")
+        except (ValueError, RecursionError) as error:
             LOG.warning("%s: cannot be read (%s); the report covers only this part of the run", printable(path), error)
             return {}
-        return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
+        return content
 
     def _write(self, state: str) -> None:
         started = time.monotonic()
@@ -154,6 +157,23 @@ class ReportHooks(TrainingHooks):
         samples = [{**sample, "picture": picture(sample["path"])} for sample in content["samples"]]
         write_atomically(self._folder / PAGE, render({**content, "samples": samples}))
         self._next_write = time.monotonic() + (time.monotonic() - started) / MAX_TIME_FRACTION
+
+
+def _is_report(content: Any) -> bool:
+    """Return whether the entries of a `report.json` that a resumed run continues have the types they are written in."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return False
+    validation, samples, times = (content.get(name) for name in ("validation", "samples", "times"))
+    names = [item.name for item in fields(EpochTimes)]
+    return (
+        isinstance(validation, dict | None)
+        and isinstance(samples, list)
+        and all(isinstance(sample, dict) and isinstance(sample.get("path"), str) for sample in samples)
+        and isinstance(times, list)
+        and all(
+            isinstance(item, dict) and all(isinstance(item.get(name), int | float) for name in names) for item in times
+        )
+    )
 
 
 def _sample_collector(run: TrainingRun) -> SampleCollector:

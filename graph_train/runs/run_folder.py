@@ -30,6 +30,12 @@ LOCK, LOG_FILE = ".lock", "train.log"
 _MAX_OWNER_LENGTH = 20
 _WRITTEN = ("*.yaml", "*.csv", "*.png", "*.jpg", "report.*", "problems.txt", "weights/*.safetensors")
 """Files of a run, which replace existing files of the same name."""
+_OWN_NAMES = (
+    *"hyp.yaml hyp_evolve.yaml results.* report.* evolve.* problems.txt labels.jpg".split(),
+    *"train_batch*.jpg val_batch*.jpg confusion_matrix.png *_curve.png".split(),
+    *"weights/last*.safetensors weights/best*.safetensors".split(),
+)
+"""Names of these files."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
 PLACE = ("project", "name", "exist_ok", "resume")
 """Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
@@ -257,8 +263,26 @@ def save_settings(folder: Path, options: TrainOptions, hyp: Hyperparameters) -> 
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
-    """Create the folder of a new run, see `make_unused_folder`."""
-    return RunFolder(make_unused_folder(project, name, exist_ok=exist_ok))
+    """Create the folder of a new run, see `make_unused_folder`.
+
+    Raises:
+        ValueError: `exist_ok`, and the folder has files of such names but is not that of a run.
+    """
+    path = make_unused_folder(project, name, exist_ok=exist_ok)
+    _reject_files_of_others(path)
+    return RunFolder(path)
+
+
+def _reject_files_of_others(path: Path) -> None:
+    """Reject a folder that is not that of a run, such as the project's, if a run might replace its files."""
+    if any(os.path.lexists(path / name) for name in (LOCK, SETTINGS)):
+        return
+    found = sorted(file for pattern in _OWN_NAMES for file in path.glob(pattern))
+    if found:
+        raise ValueError(
+            f"{printable(path)}: is not the folder of a run, which would replace files in it, such as "
+            f"{printable(found[0].name)}; choose another --name"
+        )
 
 
 def unused_path(project: str, name: str, *, exist_ok: bool) -> Path:

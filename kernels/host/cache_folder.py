@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from kernels.host.files import broken_link
+from kernels.host.paths import printable
 
 _REMEDY = "set XDG_CACHE_HOME to the absolute path of a folder that this user can write"
 
@@ -13,16 +14,20 @@ def user_cache_folder() -> Path:
     """Return `$XDG_CACHE_HOME/graph-train`, by default `~/.cache/graph-train`, without creating it.
 
     Raises:
-        OSError: neither XDG_CACHE_HOME nor a home folder is known, as for a user that only a container has.
+        OSError: neither XDG_CACHE_HOME nor a home folder is known, as for a user that only a container has, or the
+            home folder is relative.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path counts as unset.
     if os.path.isabs(base):
         return Path(base) / "graph-train"
     try:
-        return Path.home() / ".cache" / "graph-train"
+        home = Path.home()
     except RuntimeError:
         raise OSError(f"user {os.getuid()} has no home folder for the cache: {_REMEDY}") from None
+    if not home.is_absolute():  # a cache in each working folder would be compiled again in each of them
+        raise OSError(f"the home folder {printable(home)} for the cache is not an absolute path: {_REMEDY}")
+    return home / ".cache" / "graph-train"
 
 
 def file_stamp(file: Path | str) -> bytes:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kernels.host.files import is_stream, resolve_links
 
+_MAX_NAME_BYTES = 255
+
 
 def printable(path: Path | str) -> str:
     """Return the path as one line of text, with control characters and undecodable bytes escaped."""
@@ -16,6 +18,15 @@ def printable(path: Path | str) -> str:
     except UnicodeEncodeError:  # half of a surrogate pair, which only yaml or json can contain
         text = os.fspath(path)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a path or URL is valid UTF-8, unlike one with undecodable bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def error_text(error: BaseException) -> str:
@@ -29,6 +40,13 @@ def shell_word(path: Path | str) -> str:
     """Return the path as a word of a suggested command, quoted if a shell would split or expand it."""
     text = printable(path)
     return shlex.quote(text) if text == os.fspath(path) else text
+
+
+def fitting_name(stem: str, ending: str = "") -> str:
+    """Return `stem + ending`, with the stem cut so that it is not too long for a file name."""
+    while len(os.fsencode(stem + ending)) > _MAX_NAME_BYTES:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def why_missing(path: Path | str, kind: str) -> str:
@@ -62,13 +80,15 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
     path = Path(name)
     if not name or "\0" in name:
         raise ValueError(f"{flag} {name!r}: not a file name")
-    if path.is_dir():
+    if path.is_dir() or name.endswith("/"):
         raise ValueError(f"{flag} {name}: is a folder; give the name of a file in it")
     if is_stream(path):
         if path.is_block_device() or path.is_socket():
             raise ValueError(f"{flag} {name}: is a block device or socket; give the name of a file")
         return path
     target = resolve_links(path)
+    if os.path.islink(target):
+        raise ValueError(f"{flag} {name}: is a symbolic link that leads back to itself; remove it")
     if not target.parent.is_dir():
         if not makes_folder:
             raise ValueError(f"{flag} {name}: folder {target.parent} not found; create it first")

@@ -148,7 +148,7 @@ def _add_list(file: Path, collected: _Collected) -> None:
         entry = os.fsdecode(line.strip())
         if entry:
             image = listed_image(entry, file)
-            if os.path.exists(image):
+            if image.name and os.path.exists(image):
                 collected.items.append(_entry(str(image)))
             else:
                 text = f"no such image: {printable(image)}; skipped"

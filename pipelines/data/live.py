@@ -1,6 +1,5 @@
 """Cameras and streams, read with OpenCV (an extra); only the newest frame is kept."""
 
-import os
 import socket
 import threading
 import time
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.host.paths import printable
-from pipelines.data.video import frame_count, frame_rate, require_opencv
+from kernels.host.paths import is_utf8, printable
+from pipelines.data.video import frame_count, frame_rate, quiet_opencv, require_opencv
 
 STREAM_PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
 """URL schemes supported by FFmpeg, with their default ports."""
@@ -138,7 +137,7 @@ def _camera(number: int) -> Any:
     if not device.exists():
         available = ", ".join(sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*")))
         raise OSError(f"camera {number}: there is no {device}; available cameras: {available or 'none'}")
-    cv2 = _quiet_opencv()
+    cv2 = quiet_opencv()
     capture = cv2.VideoCapture(number, cv2.CAP_V4L2)
     if not capture.isOpened():
         raise OSError(f"camera {number}: cannot be opened; it may be in use, or {device} not readable")
@@ -147,7 +146,7 @@ def _camera(number: int) -> Any:
 
 def _stream(address: str, name: str) -> Any:
     _require_answer(address, name)
-    cv2 = _quiet_opencv()
+    cv2 = quiet_opencv()
     milliseconds = int(TIMEOUT_SECONDS * 1000)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
@@ -170,6 +169,8 @@ def _require_answer(address: str, name: str) -> None:
         raise ValueError(f"{name}: invalid URL: {error}") from None
     if not host:
         raise ValueError(f"{name}: URL without a host")
+    if not is_utf8(address):
+        raise ValueError(f"{name}: not valid UTF-8, which OpenCV cannot open; percent-encode it")
     try:
         socket.create_connection((host, port), TIMEOUT_SECONDS).close()
     except (socket.gaierror, UnicodeError):
@@ -178,12 +179,3 @@ def _require_answer(address: str, name: str) -> None:
         raise OSError(f"{name}: no answer from port {port} within {TIMEOUT_SECONDS:.0f} s") from None
     except OSError as error:
         raise OSError(f"{name}: {error.strerror or error} (port {port})") from None
-
-
-def _quiet_opencv() -> Any:
-    """Return OpenCV with its log messages disabled."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import cv2
-
-    cv2.setLogLevel(0)
-    return cv2

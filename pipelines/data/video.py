@@ -1,6 +1,7 @@
 """Reading and writing of video files with OpenCV (an extra)."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernels.host.extras import install_command
-from kernels.host.paths import printable
+from kernels.host.paths import is_utf8, printable
 
 VIDEO_SUFFIXES = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
@@ -18,6 +19,8 @@ VIDEO_SUFFIXES = frozenset(
 _CODEC = "mp4v"
 _USUAL_RATE = 30.0
 """Frames per second if the file does not specify it."""
+_TOLERATED_SHARE, _TOLERATED_SECONDS = 0.1, 1.0
+"""Part of the frames or of the duration stated by a file that may be missing at its end, because it is an estimate."""
 
 
 def require_opencv(path: Path | str) -> None:
@@ -28,6 +31,15 @@ def require_opencv(path: Path | str) -> None:
     """
     if importlib.util.find_spec("cv2") is None:
         raise ValueError(f"{printable(path)}: videos need OpenCV: {install_command('video')}")
+
+
+def quiet_opencv() -> Any:
+    """Return OpenCV without log messages, of which FFmpeg prints thousands for a damaged file."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when FFmpeg opens its first file
+    import cv2
+
+    cv2.setLogLevel(0)
+    return cv2
 
 
 def frame_rate(capture: Any) -> float:
@@ -43,6 +55,18 @@ def frame_count(capture: Any) -> int:
     import cv2
 
     return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+
+
+def _file_name(path: Path) -> str:
+    """Return the path for FFmpeg, which takes the part before a colon (`10:30.mp4`) for a protocol.
+
+    Raises:
+        OSError: it is not valid UTF-8, with which OpenCV crashes.
+    """
+    name = os.path.join(".", path)
+    if not is_utf8(name):
+        raise OSError(f"{printable(path)}: the path is not valid UTF-8, which OpenCV cannot open; rename it")
+    return name
 
 
 class Video:
@@ -62,9 +86,8 @@ class Video:
             OSError: the file cannot be decoded.
         """
         require_opencv(path)
-        import cv2
-
-        self._capture: Any = cv2.VideoCapture(str(path))
+        cv2 = quiet_opencv()
+        self._capture: Any = cv2.VideoCapture(_file_name(path))
         first: Any
         decoded, first = self._capture.read() if self._capture.isOpened() else (False, None)
         if not decoded:
@@ -74,11 +97,15 @@ class Video:
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
         self.frames = frame_count(self._capture)
+        self._read, self._milliseconds = 0, 0.0
 
     def read(self, every: int = 1) -> Iterator[np.ndarray]:
         """Yield every n-th frame, (h, w, 3) uint8 RGB; can be iterated only once."""
+        import cv2
+
         number, frame = 0, self._first
         while True:
+            self._read, self._milliseconds = number + 1, self._capture.get(cv2.CAP_PROP_POS_MSEC)
             if number % every == 0:
                 yield np.ascontiguousarray(frame[..., ::-1])
             number += 1
@@ -89,6 +116,19 @@ class Video:
                 decoded, frame = self._capture.retrieve()
                 if not decoded:
                     return
+
+    @property
+    def broke_off(self) -> str:
+        """Why fewer frames could be read than the file should have; "" if all were read, or their number is unknown.
+
+        The number is an estimate in files of varying frame rate, so the time of the last frame counts, too.
+        """
+        seconds, stated = self._milliseconds / 1000 + 1 / self.rate, self.frames / self.rate
+        few = self._read < (1 - _TOLERATED_SHARE) * self.frames
+        early = self._milliseconds <= 0 or seconds < (1 - _TOLERATED_SHARE) * stated - _TOLERATED_SECONDS
+        if not (few and early):
+            return ""
+        return f"ends after frame {self._read} of {self.frames}, the file is incomplete or damaged; copy it again"
 
     def close(self) -> None:
         """Close the file."""
@@ -104,10 +144,9 @@ class VideoFile:
         Raises:
             OSError: it cannot be written.
         """
-        import cv2
-
+        cv2 = quiet_opencv()
         self._path, self._frames = path, 0
-        self._writer: Any = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
+        self._writer: Any = cv2.VideoWriter(_file_name(path), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
         if not self._writer.isOpened():
             raise OSError(f"{printable(path)}: cannot be written as a video")
 
@@ -136,9 +175,7 @@ class VideoFile:
 
 def _frames_in(path: Path) -> int:
     """Return the number of frames of a finished video file; 0 if it cannot be opened."""
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
+    capture = quiet_opencv().VideoCapture(_file_name(path))
     try:
         return frame_count(capture) if capture.isOpened() else 0
     finally:

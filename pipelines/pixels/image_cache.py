@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from pipelines.data.index import ImageIndex
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.encoded_images import ImageBytes, decode_on_host, needs_host_decoding
 
+T = TypeVar("T")
 CacheKind = Literal["ram", "disk"]
 _CHECKSUM_BYTES = 4
 _log = logging.getLogger("graph_train")
@@ -80,17 +81,19 @@ def open_images(
         raise ValueError(f"cache {cache!r}: must be {' or '.join(get_args(CacheKind))}")
     if cache == "disk":
         files = _CacheFiles(index, folder or user_cache_folder() / "images")
-        return FileImages(_filled(files.opened, len(index), workers, progress), files)
+        _for_all(files.complete, len(index), workers, progress)
+        return FileImages(files)
     if _fits_decoded(index, memory()):
         load = lambda number: decode_on_host(index.paths[number], index.sizes_wh[number])  # noqa: E731
     else:
-        return EncodedImages(_filled(plain.__getitem__, len(index), workers, progress), plain)
-    return DecodedImages(_filled(load, len(index), workers, progress))
+        return EncodedImages(_for_all(plain.__getitem__, len(index), workers, progress), plain)
+    return DecodedImages(_for_all(load, len(index), workers, progress))
 
 
-def _filled(load: Callable[[int], np.ndarray], count: int, workers: int, progress: str | None) -> list[np.ndarray]:
+def _for_all(work: Callable[[int], T], count: int, workers: int, progress: str | None) -> list[T]:
+    """Return the results of `work` for the numbers of all images, computed by several threads."""
     with ThreadPoolExecutor(workers) as pool:
-        return list(tqdm(pool.map(load, range(count)), total=count, desc=progress, disable=progress is None or None))
+        return list(tqdm(pool.map(work, range(count)), total=count, desc=progress, disable=progress is None or None))
 
 
 class EncodedImages:
@@ -127,7 +130,8 @@ class DecodedImages:
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """Return the part of an image that a tile needs, (h, w, 3) uint8 RGB, as a view."""
-        return _cropped(self._images[tile.source], tile)
+        (top, left), (height, width) = tile.crop_start, tile.crop_shape
+        return self._images[tile.source][top : top + height, left : left + width]
 
     def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
         """Return [], because all images are decoded already."""
@@ -140,29 +144,26 @@ class DecodedImages:
         return ""
 
 
-def _cropped(pixels: np.ndarray, tile: TileRender) -> np.ndarray:
-    (top, left), (height, width) = tile.crop_start, tile.crop_shape
-    return pixels[top : top + height, left : left + width]
-
-
 class FileImages(DecodedImages):
-    """Decoded images in memory-mapped files, whose checksums are verified when they are first used.
+    """Decoded images in files, of which only the needed rows are read.
 
-    Verifying all files before the first batch would delay the start of a run on a large data set by minutes.
+    The files are not mapped into memory: each mapping would need an open file, and a file that is truncated by another
+    program would end the process by SIGBUS. Checksums are verified when a file is first used, because verifying all
+    files before the first batch would delay the start of a run on a large data set by minutes.
     """
 
-    def __init__(self, contents: list[np.ndarray], files: "_CacheFiles") -> None:
-        super().__init__(contents)
+    def __init__(self, files: "_CacheFiles") -> None:
+        super().__init__([])
         self._files = files
 
     def tile(self, tile: TileRender) -> np.ndarray:
         """See `DecodedImages.tile`.
 
         Raises:
-            OSError: the cache file is damaged, and the image cannot be decoded or the file not be written.
+            OSError: the cache file is damaged or missing, and the image cannot be decoded or the file not be written.
         """
-        content = self._images[tile.source] = self._files.verified(tile.source, self._images[tile.source])
-        return _cropped(self._files.pixels(tile.source, content), tile)
+        (top, left), (height, width) = tile.crop_start, tile.crop_shape
+        return self._files.rows(tile.source, top, height)[:, left : left + width]
 
 
 class ImageStore(Protocol):
@@ -206,6 +207,8 @@ class _CacheFiles:
     def __init__(self, index: ImageIndex, folder: Path) -> None:
         make_private_folder(folder)
         self._index, self._folder = index, folder
+        # Fixed now: an image that is modified later must not be looked for under another name.
+        self._names = [self._name(number) for number in range(len(index))]
         self._unverified = {number for number in range(len(index)) if self._is_complete(number)}
         missing = [number for number in range(len(index)) if number not in self._unverified]
         need = int((index.sizes[missing].astype(np.int64).prod(axis=1) * 3).sum())
@@ -217,40 +220,64 @@ class _CacheFiles:
                 "space, or use --cache ram or none"
             )
 
-    def opened(self, number: int) -> np.ndarray:
-        """Return the memory-mapped content of an image's file, which is created if it is not complete.
-
-        Raises:
-            OSError: the image cannot be decoded, or the file not be written.
-        """
-        file = self._file(number)
-        return np.memmap(file, np.uint8, "r") if number in self._unverified else self._written(number, file)
-
-    def verified(self, number: int, content: np.ndarray) -> np.ndarray:
-        """Return the content of an image's file, or of a new one if the checksum differs.
+    def complete(self, number: int) -> None:
+        """Create an image's file unless it is complete.
 
         Raises:
             OSError: the image cannot be decoded, or the file not be written.
         """
         if number not in self._unverified:
-            return content
-        if _checksum(content[:-_CHECKSUM_BYTES]) != content[-_CHECKSUM_BYTES:].tobytes():
-            _log.warning("%s: damaged in the image cache; decoding it again", printable(self._index.paths[number]))
-            content = self._written(number, self._file(number))
-        self._unverified.discard(number)
-        return content
+            self._written(number)
 
-    def pixels(self, number: int, content: np.ndarray) -> np.ndarray:
-        """Return the image in the content of its file, (h, w, 3) uint8 RGB."""
+    def rows(self, number: int, top: int, count: int) -> np.ndarray:
+        """Return rows of an image, (count, w, 3) uint8 RGB; a damaged or missing file is written again.
+
+        Raises:
+            OSError: the image cannot be decoded, or the file not be written.
+        """
         width, height = self._index.sizes_wh[number]
-        return content[:-_CHECKSUM_BYTES].reshape(height, width, 3)
+        row_bytes = width * 3
+        if number not in self._unverified:
+            content = self._read(number, top * row_bytes, count * row_bytes)
+        else:
+            content = self._verified(number, height * row_bytes)
+            content = content and content[top * row_bytes : (top + count) * row_bytes]
+            self._unverified.discard(number)
+        if content is None:
+            _log.warning("%s: damaged in the image cache; decoding it again", printable(self._index.paths[number]))
+            return self._written(number)[top : top + count]
+        return np.frombuffer(content, np.uint8).reshape(count, width, 3)
 
-    def _written(self, number: int, file: Path) -> np.ndarray:
+    def _verified(self, number: int, size: int) -> bytes | None:
+        """Return the pixels in an image's file; None if its checksum differs."""
+        content = self._read(number, 0, size + _CHECKSUM_BYTES)
+        if content is None or _checksum(content[:size]) != content[size:]:
+            return None
+        return content[:size]
+
+    def _read(self, number: int, start: int, size: int) -> bytes | None:
+        """Return a part of an image's file; None if the file is shorter, or cannot be read."""
+        try:
+            descriptor = os.open(self._file(number), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            content = os.pread(descriptor, size, start)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return content if len(content) == size else None
+
+    def _written(self, number: int) -> np.ndarray:
+        """Decode an image, (h, w, 3) uint8 RGB, and write its file."""
         pixels = decode_on_host(self._index.paths[number], self._index.sizes_wh[number])
-        content = np.append(pixels, np.frombuffer(_checksum(pixels), np.uint8))
-        with replacing(file, durable=False) as temporary:
-            content.tofile(temporary)
-        return np.memmap(file, np.uint8, "r")
+        make_private_folder(self._folder)
+        with replacing(self._file(number), durable=False) as temporary, temporary.open("wb") as file:
+            pixels = np.ascontiguousarray(pixels)
+            file.write(pixels.data)
+            file.write(_checksum(pixels.data))
+        return pixels
 
     def _is_complete(self, number: int) -> bool:
         """Return whether a file is complete; it may be truncated after a full disk or a power loss."""
@@ -261,14 +288,17 @@ class _CacheFiles:
             return False
 
     def _file(self, number: int) -> Path:
-        """Return the file of an image, whose name depends on the image's path and `file_stamp`."""
+        return self._folder / self._names[number]
+
+    def _name(self, number: int) -> str:
+        """Return the name of an image's file, which depends on the image's path and `file_stamp`."""
         path = self._index.paths[number]
         key = b"2\0%s\0%s" % (os.fsencode(path.absolute()), file_stamp(path))
-        return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
+        return f"{hashlib.sha256(key).hexdigest()[:32]}.rgb"
 
 
-def _checksum(pixels: np.ndarray) -> bytes:
-    return zlib.crc32(np.ascontiguousarray(pixels).data).to_bytes(_CHECKSUM_BYTES, "little")
+def _checksum(pixels: bytes | memoryview) -> bytes:
+    return zlib.crc32(pixels).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _gb(count: int) -> str:

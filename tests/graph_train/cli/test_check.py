@@ -213,6 +213,7 @@ def test_results_never_overwrite_data_or_each_other(
         ("nowhere/a.json", "nowhere not found; create it first"),
         ("folder", "is a folder; give the name of a file in it"),
         ("socket", "is a block device or socket"),
+        ("loop", "is a symbolic link that leads back to itself; remove it"),
     ],
 )
 @pytest.mark.parametrize("what", ["data", "env"])
@@ -221,6 +222,7 @@ def test_unwritable_results_are_rejected_up_front(
 ) -> None:
     tmp_path = data.parents[1]
     (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket"))
     subject = ["env"] if what == "env" else ["--data", str(data)]

@@ -299,6 +299,28 @@ def test_predict_on_video(weights: Path, photos: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(first.detections, second.detections, atol=1e-4)
 
 
+def test_unreadable_parts_of_videos_are_reported(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenCV crashes on names that are not UTF-8, and ends silently where a file does."""
+    cv2 = pytest.importorskip("cv2")
+    whole, cut, undecodable = tmp_path / "whole.mkv", tmp_path / "cut.mkv", tmp_path / os.fsdecode(b"\xe9.mp4")
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (WIDTH, HEIGHT))
+    for frame in np.random.default_rng(0).integers(0, 256, (40, HEIGHT, WIDTH, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    undecodable.touch()
+    sources = [whole, cut, undecodable]
+    code = main([*arguments(weights, "x", tmp_path, "--eager", "--nosave"), "--source", *map(str, sources)])
+    printed = capsys.readouterr()
+    assert code == 2 and "graph-predict: 2 source files could not be used" in printed.err
+    problems = [line for line in printed.out.splitlines() if line.startswith("skipped: ")]
+    assert re.fullmatch(rf"skipped: {cut}: error: ends after frame \d+ of 40, the file is incomplete.*", problems[0])
+    assert problems[1].startswith(f"skipped: {tmp_path}/\\xe9.mp4: error: the path is not valid UTF-8, which OpenCV")
+    assert len(problems) == 2
+
+
 def test_video_frames_do_not_collide_with_image_names(weights: Path, photos: Path, tmp_path: Path) -> None:
     file = VideoFile(tmp_path / "clip.v2.mp4", (WIDTH, HEIGHT), 10.0)
     for name in ("a.png", "b.bmp"):

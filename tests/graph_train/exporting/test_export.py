@@ -10,10 +10,12 @@ from safetensors.numpy import load_file
 import graph_train
 from graph_train.cli.export import main
 from graph_train.detection.nms import NmsSettings
+from graph_train.exporting import export as exporting
 from graph_train.exporting.onnx.check import TOLERANCE, OnnxSession, check_onnx, largest_difference
 from graph_train.exporting.onnx.network import OnnxSettings, build_onnx
 from graph_train.settings.export_options import ExportOptions
 from graph_train.settings.flag_table import options_of
+from kernels.runtime import flow
 from models.catalogue import ACTIVATIONS
 from models.network import DetectionModel
 from models.spec import load_model_spec, shipped_configs
@@ -221,6 +223,24 @@ def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("graph-export: ")
         assert word in error
+
+
+def test_weights_without_a_name_are_exported_beside_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = DetectionModel(load_model_spec(TINY), seed=0)
+    flow.save(network.state_dict(), str(tmp_path / "folder"))
+    monkeypatch.chdir(tmp_path / "folder")
+    monkeypatch.setattr(exporting, "rebuild_network", lambda *_, **__: network)
+    assert graph_train.export(weights=".", include="pt", device="cpu").files[0].path == tmp_path / "folder.export.pt"
+    with pytest.raises(ValueError, match=r"^--weights /: not a weight file$"):
+        graph_train.export(weights="/", include="pt", device="cpu")
+
+
+def test_looping_link_in_place_of_weights_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(FileNotFoundError, match=r"/loop: no such weight file"):
+        graph_train.export(weights=tmp_path / "loop", output=tmp_path / "a.pt", include="pt", device="cpu")
 
 
 def test_read_only_folder_of_weights_is_reported_first(

@@ -60,6 +60,25 @@ def test_failing_logger_is_disabled(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+class _SilentError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [(_SilentError(), "_SilentError: no message"), (ValueError("\x1b[2J\0"), r"ValueError: \x1b[2J\x00")],
+)
+def test_error_of_a_callback_is_printable(error: Exception, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise error
+
+    callbacks = Callbacks()
+    callbacks.register_action("teardown", "mine", fail)
+    callbacks.run("teardown")
+    assert caplog.messages == [f"Callback mine failed in teardown and is disabled ({shown}); training continues"]
+
+
 def test_keyboard_interrupt_propagates() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt

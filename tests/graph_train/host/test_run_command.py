@@ -41,6 +41,7 @@ def test_deleted_working_directory_is_reported(tmp_path: Path, module: str) -> N
         *((module, ["-OO"], "but OneFlow needs them; start Python without this option") for module in COMMANDS),
         ("graph_train", ["-O"], "but OneFlow needs them; start Python without this option"),
         ("graph_train", ["-X", "dev"], "OneFlow crashes in Python's development mode"),
+        ("graph_train", ["-W", "error"], "OneFlow cannot be imported if warnings are errors"),
     ],
 )
 def test_unusual_python_is_rejected(tmp_path: Path, module: str, mode: list[str], reason: str) -> None:

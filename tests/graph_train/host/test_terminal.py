@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.host.terminal import RobustStream, as_line
+from graph_train.host.terminal import RobustStream, as_line, robust_output
 from tests.pipelines.data_sets import add_image, write_yaml
 
 
@@ -28,6 +28,25 @@ def test_unencodable_characters_are_escaped(encoding: str) -> None:
     assert stream.write(text) == len(text)
     stream.flush()
     assert raw.getvalue() == text.encode(encoding, "backslashreplace")
+
+
+class _OnlyWrites:
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+def test_streams_that_a_program_has_replaced_or_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced, closed = _OnlyWrites(), io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", replaced)
+    monkeypatch.setattr(sys, "stderr", closed)
+    with robust_output():
+        print("a", flush=True)
+        print("b", file=sys.stderr, flush=True)
+    assert replaced.text == "a\n"
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -52,6 +52,13 @@ def test_changed_class_count_is_reported(runner: TrainingRunner, stopped: Finish
         runner.train_as_given(resume=stopped.folder)
 
 
+def test_ignored_edits_are_printable(runner: TrainingRunner, stopped: FinishedRun) -> None:
+    settings = stopped.folder / "opt.yaml"
+    settings.write_text(settings.read_text().replace("batch_size: 4", 'batch_size: "\\e[2J"'))
+    log = runner.train_as_given(resume=stopped.folder).log
+    assert r"edits of these are ignored: batch_size=\x1b[2J (checkpoint: 4)" in log
+
+
 def test_position_beyond_epoch_end_raises(runner: TrainingRunner, stopped: FinishedRun) -> None:
     path = stopped.folder / "weights" / LAST
     sound = load_checkpoint(path)

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from graph_train.hooks.callbacks import Callbacks
+from graph_train.launch.train import train
 from tests.graph_train.training_runner import TrainingRunner
 
 
@@ -22,6 +24,13 @@ def test_network_for_grey_images_is_rejected(runner: TrainingRunner) -> None:
     with pytest.raises(ValueError, match=r"grey.yaml: ch=1: images have 3 channels .*; remove ch"):
         runner.train(cfg=grey)
     assert not (runner.root / "runs").exists()
+
+
+def test_callbacks_cannot_change_the_labels(runner: TrainingRunner) -> None:
+    callbacks = Callbacks()
+    callbacks.register_action("on_pretrain_routine_end", "mine", lambda labels, names: labels.fill(99))
+    train(callbacks=callbacks, **runner.flags(project=runner.root / "callbacks"))
+    assert callbacks.failed == ["mine"]
 
 
 def test_freezing_all_layers_raises(runner: TrainingRunner) -> None:

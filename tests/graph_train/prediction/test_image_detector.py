@@ -170,6 +170,8 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
     np.testing.assert_allclose(written[:, 5], result.scores, atol=1e-5)
     with pytest.raises(ValueError, match="line_px=0: must be at least 1"):
         result.plot(line_px=0)
+    with pytest.raises(ValueError, match="line_px=nan: must be at least 1"):
+        result.plot(line_px=float("nan"))
     assert repr(result).startswith("image: 96x64 px, ")
 
 

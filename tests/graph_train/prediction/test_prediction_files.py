@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from graph_train.plots.images import BoxStyle
 from graph_train.prediction.prediction_files import OutputSettings, Prediction, PredictionWriter, crop_box
 
 WIDTH, HEIGHT = 96, 64
@@ -34,6 +36,20 @@ def test_long_names_of_crops_are_cut(tmp_path: Path) -> None:
     writer.close()
     crops = sorted(path.name for path in (tmp_path / "out/crops" / ("é" * 127)).iterdir())
     assert crops == [f"{'x' * 250}2.jpg", f"{'x' * 251}.jpg"]
+
+
+@pytest.mark.parametrize("name", ["..jpg", "...png", " .bmp", "%41.webp"])
+def test_names_of_dots_are_written(tmp_path: Path, name: str) -> None:
+    """Pillow takes leading dots for a name without a suffix."""
+    rows = np.asarray([[8, 8, 30, 30, 0.9, 0]], np.float32)
+    output = OutputSettings(tmp_path / "out", BoxStyle(), labels=True, confidences=False, crops=True, entries=False)
+    writer = PredictionWriter(output, ("a",), workers=1)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name, format=Image.registered_extensions()[Path(name).suffix])
+    writer.add_image(Prediction(tmp_path / name, None, (HEIGHT, WIDTH), rows, Path(name)))
+    writer.close()
+    with Image.open(tmp_path / "out" / name) as drawn:
+        assert drawn.size == (WIDTH, HEIGHT)
+    assert len(list((tmp_path / "out/crops").rglob("*.jpg"))) == 1
 
 
 def test_image_ids_are_unique(tmp_path: Path) -> None:

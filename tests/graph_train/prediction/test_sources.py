@@ -1,9 +1,14 @@
+import io
+import os
+import re
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from graph_train.prediction import sources
 from graph_train.prediction.sources import Sources, find_sources
 
 
@@ -99,6 +104,50 @@ def test_stdin_source(tree: Path) -> None:
     found = find(["-"], ["photos/a.jpg\n", "photos/*.PNG\n", "gone.jpg\n"])
     assert list(names(found)) == ["a.jpg", "b.PNG"]
     assert str(found.problems[0]) == "standard input:3: error: gone.jpg: no such file, folder or match"
+
+
+def test_lists_may_have_a_byte_order_mark_and_any_bytes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undecodable = os.fsdecode(b"photos/caf\xe9\x85.jpg")
+    Path(undecodable).touch()
+    content = b"\xef\xbb\xbfphotos/a.jpg\r\n" + os.fsencode(undecodable) + b"\n"
+    (tree / "list.txt").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    for entry in ("list.txt", "-"):
+        found = find([entry])
+        assert [str(file.path) for file in found.images] == [f"{tree}/photos/a.jpg", f"{tree}/{undecodable}"]
+        assert found.problems == ()
+
+
+def test_list_that_is_no_text_is_rejected(tree: Path) -> None:
+    (tree / "list.txt").write_bytes("photos/a.jpg\n*.png".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"^list.txt: binary content; expected a list with one image path per line$"):
+        find(["list.txt"])
+
+
+def test_entry_that_cannot_be_looked_up_is_a_problem(tree: Path) -> None:
+    (tree / "list.txt").write_text("x" * 300 + "\nphotos/a.jpg\n")
+    found = find(["list.txt"])
+    assert list(names(found)) == ["a.jpg"]
+    assert re.fullmatch(r"list.txt:1: error: .*/x+: File name too long", str(found.problems[0]))
+
+
+def test_results_of_long_names_can_be_written(tree: Path) -> None:
+    long = "x" * 251
+    for name in (f"{long}.png", f"{long}.bmp", f"{long}.mp4", f"{'é' * 125}.mp4"):
+        (tree / "photos" / name).touch()
+    found = find(["photos/*x.*", "photos/é*"])
+    assert [file.name.name for file in found.images] == [f"{long}.bmp", f"{long[2:]}_2.png"]
+    assert [file.name.name for file in found.videos] == [f"{'x' * 227}.mp4", f"{'é' * 113}.mp4"]
+
+
+def test_closed_or_endless_standard_input_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match=r"--source -: standard input is closed; expected a list"):
+        find(["-"])
+    monkeypatch.setattr(sources, "MAX_LIST_BYTES", 99)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"y\n" * 50), encoding="utf-8"))
+    with pytest.raises(ValueError, match=r"--source -: more than 99 bytes; expected a list"):
+        find(["-"])
 
 
 @pytest.mark.parametrize(

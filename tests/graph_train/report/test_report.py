@@ -248,9 +248,24 @@ def test_epochs_without_validation_have_no_points(runner: TrainingRunner) -> Non
     assert content["best"] == 1
 
 
-def test_damaged_report_of_resumed_run_is_rebuilt(runner: TrainingRunner) -> None:
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "{",
+        "[" * 100_000,
+        '{"format": 0}',
+        {"times": 5},
+        {"times": [{"epoch": "x"}]},
+        {"samples": [{"path": 5}]},
+        {"validation": []},
+    ],
+    ids=lambda damaged: str(damaged)[:20],
+)
+def test_damaged_report_of_resumed_run_is_rebuilt(runner: TrainingRunner, damaged: str | dict[str, Any]) -> None:
     stopped = runner.train(epochs=2, stop_after=3)
-    (stopped.folder / "report.json").write_text("{")
+    if isinstance(damaged, dict):
+        damaged = json.dumps({**numbers(stopped), **damaged})
+    (stopped.folder / "report.json").write_text(damaged)
     ended = runner.train_as_given(resume=stopped.folder)
     assert "the report covers only" in ended.log
     assert [item["epoch"] for item in numbers(ended)["times"]] == [1]

@@ -1,6 +1,7 @@
 """The run folder: unexpected files in place of its own, and error messages."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,23 @@ def test_dangling_links_count_as_used_names(tmp_path: Path, target: str) -> None
 def test_project_and_name_must_give_a_new_folder(project: str, name: str) -> None:
     with pytest.raises(ValueError, match="does not name a new folder; give a --name"):
         make_unused_folder(project, name, exist_ok=False)
+
+
+@pytest.mark.parametrize("file", ["hyp.yaml", "results.csv", "weights/best.safetensors", "labels.jpg"])
+def test_files_of_others_are_not_replaced(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("mine")
+    for other in ("notes.txt", "data.yaml", "photo.jpg"):
+        (tmp_path / other).touch()
+    for project, name in ((tmp_path, ""), (tmp_path.parent, tmp_path.name)):
+        reason = f"is not the folder of a run, which would replace files in it, such as {Path(file).name}"
+        with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: {reason}; choose another --name") + "$"):
+            new_run_folder(str(project), name, exist_ok=True)
+    assert not (tmp_path / LOCK).exists()
+    (tmp_path / file).unlink()
+    new_run_folder(str(tmp_path), "", exist_ok=True).close()
+    (tmp_path / file).write_text("of the run")
+    new_run_folder(str(tmp_path), "", exist_ok=True).close()
 
 
 def test_concurrent_trainings_get_separate_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

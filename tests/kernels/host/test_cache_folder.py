@@ -31,6 +31,13 @@ def test_missing_home_folder_error_has_remedy(monkeypatch: pytest.MonkeyPatch, t
     assert user_cache_folder() == tmp_path / "graph-train"
 
 
+def test_relative_home_folder_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "here")
+    with pytest.raises(OSError, match="the home folder here for the cache is not an absolute path: set XDG_CACHE_HOME"):
+        user_cache_folder()
+
+
 @pytest.mark.usefixtures("without_home_folder")
 def test_index_without_cache_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     add_image(tmp_path, "a.jpg", "0 .5 .5 .1 .1")

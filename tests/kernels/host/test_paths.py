@@ -41,3 +41,9 @@ def test_unwritable_output_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--json /proc/a: folder /proc is not writable \(.*\); choose another one"):
         output_file("--json", "/proc/a")
     assert output_file("--json", str(tmp_path / "none" / "a"), makes_folder=True) == tmp_path / "none" / "a"
+    for name in (f"{tmp_path}/none/", f"{tmp_path}/", "none/"):
+        with pytest.raises(ValueError, match=rf"--json {name}: is a folder; give the name of a file in it"):
+            output_file("--json", name)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"--json .*/loop: is a symbolic link that leads back to itself; remove it"):
+        output_file("--json", str(tmp_path / "loop"))

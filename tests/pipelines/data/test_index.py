@@ -79,6 +79,15 @@ def test_list_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (problem.file, problem.line, problem.code) == (list_file, 6, "image-missing")
 
 
+def test_root_folder_in_list_is_reported(tmp_path: Path) -> None:
+    add_image(tmp_path, "a.jpg", "0 .5 .5 .1 .1")
+    list_file = tmp_path / "list.txt"
+    list_file.write_text("images/a.jpg\n/\n")
+    found = scan_images([list_file], ("a",))
+    assert len(found) == 1
+    assert [str(problem) for problem in found.problems] == [f"{list_file}:2: error: no such image: /; skipped"]
+
+
 def test_duplicates_in_list_are_kept(tmp_path: Path) -> None:
     image = add_image(tmp_path, "a.png", BOX)
     (tmp_path / "train.txt").write_text("./images/a.png\n" * 3)

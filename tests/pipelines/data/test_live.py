@@ -1,4 +1,5 @@
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,6 +139,7 @@ def test_unreachable_server_is_reported(scheme: str) -> None:
         ("rtsp://no-such-host.invalid/x", "no such host: no-such-host.invalid"),
         ("rtsp://127.0.0.1:99999/x", "invalid URL"),
         ("rtsp:///x", "URL without a host"),
+        (os.fsdecode(b"rtsp://host/\xff"), r"rtsp://host/\\xff: not valid UTF-8"),  # OpenCV would crash
     ],
 )
 def test_invalid_addresses_are_reported(address: str, message: str) -> None:

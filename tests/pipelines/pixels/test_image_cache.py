@@ -144,6 +144,51 @@ def test_open_cache_survives_removal_of_its_folder(index: ImageIndex, tmp_path: 
     np.testing.assert_array_equal(images.tile(whole_image(index, 0)), decoded(index, 0))
 
 
+@pytest.mark.parametrize("size", [None, 0, 100, -1])
+@pytest.mark.parametrize("used", [False, True])
+def test_cache_file_cut_or_removed_during_a_run_is_written_again(
+    index: ImageIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int | None, used: bool
+) -> None:
+    open_images(index, "disk", folder=tmp_path)
+    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    images = open_images(index, "disk", folder=tmp_path)
+    if used:
+        for number in range(len(index)):
+            images.tile(whole_image(index, number))
+    for file, content in whole.items():
+        if size is None:
+            file.unlink()
+        else:
+            os.truncate(file, size % len(content))
+    caplog.clear()
+    for number in range(len(index)):
+        np.testing.assert_array_equal(images.tile(whole_image(index, number)), decoded(index, number))
+    if used and size == -1:  # only the checksum is incomplete, which is not needed any more
+        assert caplog.messages == []
+    else:
+        assert len(caplog.messages) == len(index)
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == whole
+
+
+def test_disk_cache_keeps_no_file_open(index: ImageIndex, tmp_path: Path) -> None:
+    """A data set may have more images than a process may open files, usually 1024."""
+    for _ in range(2):
+        before = len(os.listdir("/proc/self/fd"))
+        images = open_images(index, "disk", folder=tmp_path)
+        images.tile(whole_image(index, 0))
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_crop_of_disk_cache_is_that_of_the_image(index: ImageIndex, tmp_path: Path) -> None:
+    width, height = index.sizes_wh[3]
+    shape = (height - 7, width - 9)
+    tile = replace(whole_image(index, 3), crop_start=(3, 4), crop_shape=shape, region_end=shape)
+    images = open_images(index, "disk", folder=tmp_path)
+    for opened in (images, open_images(index, "disk", folder=tmp_path)):
+        for _ in range(2):
+            np.testing.assert_array_equal(opened.tile(tile), decoded(index, 3)[3 : height - 4, 4 : width - 5])
+
+
 def test_replaced_image_with_same_mtime_and_size_is_decoded_again(tmp_path: Path) -> None:
     index = rendered_index(tmp_path, images=1)
     open_images(index, "disk", folder=tmp_path / "cache")
