@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.harness.channel import serve
 from benchmarks.harness.points import Point, l2_norm, write_point
 from graph_train.engine.precision import compute_device
-from graph_train.engine.schedule import StepSettings
+from graph_train.engine.schedule import IterationSettings
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState
 from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult, TrainStep
 from graph_train.host.devices import select_device
@@ -31,7 +31,7 @@ class _Session:
     """The objects that `prepare` made."""
 
     step: TrainStep
-    settings: StepSettings
+    settings: IterationSettings
     batches: list[tuple[Tensor, Tensor]]
     losses: list[float]
 
@@ -101,9 +101,9 @@ def _build(point: dict[str, Any], placement: Placement, *, graph: bool, kind: Ac
     return (GraphStep if graph else EagerStep)(state, criterion, config)
 
 
-def _settings(update: dict[str, Any]) -> StepSettings:
+def _settings(update: dict[str, Any]) -> IterationSettings:
     bias, weight, norm = update["learning_rates"]
-    return StepSettings(lr_bias=bias, lr_weight=weight, lr_norm=norm, momentum=update["momentum"], update=True)
+    return IterationSettings(lr_bias=bias, lr_weight=weight, lr_norm=norm, momentum=update["momentum"], update=True)
 
 
 def _next_step() -> StepResult:

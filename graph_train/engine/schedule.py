@@ -62,7 +62,7 @@ def check_image_size(image_px: int, stride: int, floor_px: int = 0) -> int:
 
 
 @dataclass(frozen=True)
-class StepSettings:
+class IterationSettings:
     """Hyper-parameters of one iteration.
 
     The parameter groups are YOLOv5's: biases (group 0), weights with decay (1), normalisation weights (2).
@@ -153,10 +153,10 @@ class Schedule:
         """Weight decay of each parameter group, scaled to the batch size; constant over the run."""
         return 0.0, scaled_weight_decay(self.weight_decay, self.batch_size, self.nominal_batch), 0.0
 
-    def at(self, iteration: int, epoch: int) -> StepSettings:
+    def at(self, iteration: int, epoch: int) -> IterationSettings:
         """Return the settings of an iteration of the run, in `epoch`; both are counted from 0."""
         lr_bias, lr_other = self._learning_rates(iteration, epoch)
-        return StepSettings(
+        return IterationSettings(
             lr_bias=lr_bias,
             lr_weight=lr_other,
             lr_norm=lr_other,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graph_train.engine.schedule import StepSettings, ema_decay
+from graph_train.engine.schedule import IterationSettings, ema_decay
 from graph_train.ranks.placement import Placement
 from kernels.framework.global_rows import local_shard
 from kernels.ops.begin_step.function import begin_step
@@ -45,7 +45,7 @@ class Counters:
     skipped_in_row: int = 0
     """Consecutive updates skipped since the last one that was applied."""
 
-    def after(self, settings: StepSettings, *, updated: bool, scaled: bool) -> "Counters":
+    def after(self, settings: IterationSettings, *, updated: bool, scaled: bool) -> "Counters":
         """Return the counters after a step. A skipped update leaves the EMA unchanged and halves a dynamic loss scale.
 
         Args:

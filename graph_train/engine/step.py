@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.schedule import StepSettings, ema_decay
+from graph_train.engine.schedule import IterationSettings, ema_decay
 from graph_train.engine.state import Counters, TrainingState
 from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
@@ -161,7 +161,7 @@ class StepConfig:
     """Settings of the step that are constant over a run.
 
     Attributes:
-        weight_decays: weight decay per parameter group, in the order of `StepSettings.learning_rates`.
+        weight_decays: weight decay per parameter group, in the order of `IterationSettings.learning_rates`.
         loss_factor: factor on the loss and so on the gradients; YOLOv5 multiplies the loss of quad batches by four.
         placement: the ranks that share the step.
         accumulates: whether some updates accumulate several batches; with several ranks, the step is then split in two.
@@ -181,7 +181,7 @@ class _PendingStep:
         values: the (6 + n,) values of `StepModule`; for a split step, the outcome (2,) and the losses (4 + n,).
     """
 
-    settings: StepSettings
+    settings: IterationSettings
     values: Sequence[Tensor | npt.NDArray[np.float32]]
 
 
@@ -209,19 +209,19 @@ class TrainStep(ABC):
         """Seconds spent compiling so far."""
 
     @abstractmethod
-    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: IterationSettings) -> None:
         """Compile for a batch shape and reserve its memory, without taking a step."""
 
     @abstractmethod
     def summary(self) -> str:
         """Return a line on the compiled graphs and their use; "" if there are none."""
 
-    def __call__(self, images: Tensor, labels: Tensor, settings: StepSettings) -> StepResult:
+    def __call__(self, images: Tensor, labels: Tensor, settings: IterationSettings) -> StepResult:
         """Take one step and wait for its result."""
         self.start(images, labels, settings)
         return self.finish()
 
-    def start(self, images: Tensor, labels: Tensor, settings: StepSettings) -> None:
+    def start(self, images: Tensor, labels: Tensor, settings: IterationSettings) -> None:
         """Start a step on images (B, 3, H, W) uint8 and labels (B, T, 5), without waiting for its result.
 
         Raises:
@@ -245,13 +245,13 @@ class TrainStep(ABC):
         return values if isinstance(values, np.ndarray) else self.placement.to_numpy(values)
 
     def _whole_step(
-        self, images: Tensor, labels: Tensor, rows: Tensor, _settings: StepSettings
+        self, images: Tensor, labels: Tensor, rows: Tensor, _settings: IterationSettings
     ) -> Sequence[Tensor | npt.NDArray[np.float32]]:
         values, self._previous = self._execute(images, labels, rows, self._previous)
         return [values]
 
     def _split_step(
-        self, images: Tensor, labels: Tensor, rows: Tensor, settings: StepSettings
+        self, images: Tensor, labels: Tensor, rows: Tensor, settings: IterationSettings
     ) -> Sequence[Tensor | npt.NDArray[np.float32]]:
         losses, hyper, partial_sums = self._execute(images, labels, rows, self._previous)
         if not settings.update:
@@ -261,7 +261,7 @@ class TrainStep(ABC):
         self._previous = self._update(self.placement.as_partial_sum(own), hyper)
         return [self._previous, losses]
 
-    def _scalar_rows(self, settings: StepSettings) -> Tensor:
+    def _scalar_rows(self, settings: IterationSettings) -> Tensor:
         """Return the step's scalars for both outcomes of the previous step, see `rows` of `StepModule.forward`."""
         if len(self._pending) > 1:
             raise RuntimeError("two steps are pending; finish the older one first")
@@ -271,10 +271,10 @@ class TrainStep(ABC):
         scalars = {counters: self._scalars(settings, counters) for counters in possible}  # usually both are equal
         return self.placement.replicate(np.stack([scalars[counters] for counters in possible]))
 
-    def _counters_after(self, settings: StepSettings, *, updated: bool) -> Counters:
+    def _counters_after(self, settings: IterationSettings, *, updated: bool) -> Counters:
         return self.state.counters.after(settings, updated=updated, scaled=self._scales_loss)
 
-    def _scalars(self, settings: StepSettings, counters: Counters) -> npt.NDArray[np.float32]:
+    def _scalars(self, settings: IterationSettings, counters: Counters) -> npt.NDArray[np.float32]:
         hyper = hyper_vector(
             learning_rates=settings.learning_rates,
             weight_decays=self._config.weight_decays,
@@ -299,7 +299,7 @@ class TrainStep(ABC):
         """Run the second part of a split step."""
 
     def uncovered_ops(
-        self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings
+        self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: IterationSettings
     ) -> list[str]:
         """Return the step's ops, other than copies, that the plugin has no CUDA kernel for; nothing is executed."""
         self.state.network.train()
@@ -316,7 +316,7 @@ class EagerStep(TrainStep):
     compiles = False
     compile_seconds = 0.0
 
-    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: IterationSettings) -> None:
         """Do nothing, as nothing is compiled."""
 
     def summary(self) -> str:
@@ -390,7 +390,7 @@ class GraphStep(TrainStep):
             self._compile_timed(self._update_graph, (tuple(partial_sums.shape), ()), partial_sums, hyper)
         return self._update_graph(partial_sums, hyper)
 
-    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: StepSettings) -> None:
+    def prepare(self, images_shape: Sequence[int], labels_shape: Sequence[int], settings: IterationSettings) -> None:
         """See `TrainStep`; does nothing for a shape that is compiled already."""
         if (tuple(images_shape), tuple(labels_shape)) in self._graphs:
             return

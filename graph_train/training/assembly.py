@@ -11,7 +11,7 @@ import numpy.typing as npt
 from graph_train.detection.inference import Inference
 from graph_train.engine.precision import ComputeDevice, checked_activation_type, load_kernels
 from graph_train.engine.rank_devices import agree_on_type, common_type
-from graph_train.engine.schedule import Schedule, StepSettings, check_image_size
+from graph_train.engine.schedule import IterationSettings, Schedule, check_image_size
 from graph_train.engine.state import LOSS_SCALE_START, Counters, TrainingState, frozen_layers
 from graph_train.engine.step import Compilation, EagerStep, GraphStep, StepConfig, TrainStep
 from graph_train.host.published_weights import located_weights
@@ -126,7 +126,7 @@ def _uncovered_ops(network: DetectionModel, options: TrainOptions) -> list[str]:
     criterion = DetectionLoss(network.head_geometry, LossConfig(), fused_iou=options.engine.bbox_iou_optim)
     step = EagerStep(state, criterion, StepConfig(weight_decays=(0.0, 0.0, 0.0)))
     side = 2 * network.spec.coarsest_stride
-    settings = StepSettings(lr_bias=0.0, lr_weight=0.0, lr_norm=0.0, momentum=0.0, update=True)
+    settings = IterationSettings(lr_bias=0.0, lr_weight=0.0, lr_norm=0.0, momentum=0.0, update=True)
     return step.uncovered_ops((1, network.spec.channels, side, side), (1, 1, 5), settings)
 
 

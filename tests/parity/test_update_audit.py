@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graph_train.engine.schedule import StepSettings
+from graph_train.engine.schedule import IterationSettings
 from graph_train.engine.state import TrainingState
 from graph_train.engine.step import GraphStep
 from kernels.ops.update.function import UpdateRule, UpdateState
@@ -32,7 +32,7 @@ def errors(rule: UpdateRule, fault: Fault = lambda *_: None, name: str = "") -> 
     state = step.state
     audit = UpdateAudit(state, step._config.weight_decays)
 
-    def taken(number: int, settings: StepSettings) -> None:
+    def taken(number: int, settings: IterationSettings) -> None:
         images, labels = random_batch(number, side=64, labels=5)
         result = step(flow.tensor(images), flow.tensor(labels), settings)
         with flow.no_grad():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.schedule import Schedule, StepSettings
+from graph_train.engine.schedule import IterationSettings, Schedule
 from graph_train.engine.state import TrainingState
 from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult
 from kernels.runtime import flow
@@ -140,7 +140,7 @@ class Replay:
     """The results of our run of a case."""
 
     results: tuple[StepResult, ...]
-    settings: tuple[StepSettings, ...]
+    settings: tuple[IterationSettings, ...]
     accumulate: tuple[int, ...]
     arrays: Arrays
     updates: int

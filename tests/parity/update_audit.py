@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from graph_train.engine.schedule import StepSettings, ema_decay
+from graph_train.engine.schedule import IterationSettings, ema_decay
 from graph_train.engine.state import TrainingState
 from kernels.runtime import flow
 from models.layers import get_attribute
@@ -49,7 +49,7 @@ class UpdateAudit:
         start = state.arrays()
         self._statistics = {name: _Average(start[f"ema/{name}"].astype(np.float64)) for name in state.statistics}
 
-    def after_step(self, settings: StepSettings, *, updated: bool) -> None:
+    def after_step(self, settings: IterationSettings, *, updated: bool) -> None:
         """Check the step that has just been taken."""
         new = self._copies()
         for name, group in zip(self._state.trained, self._state.groups, strict=True):
@@ -84,7 +84,9 @@ class UpdateAudit:
         expected = decay * old + (1 - decay) * after["model"].astype(np.float64)
         self._note(f"ema/{name}", after["ema"], expected, _rounding(before["ema"], after["model"]))
 
-    def _check_weight(self, name: str, before: _Arrays, after: _Arrays, settings: StepSettings, group: int) -> None:
+    def _check_weight(
+        self, name: str, before: _Arrays, after: _Arrays, settings: IterationSettings, group: int
+    ) -> None:
         rate, decay, beta = settings.learning_rates[group], self._weight_decays[group], settings.momentum
         weight, old = before["model"].astype(np.float64), before["first_moment"].astype(np.float64)
         mean = after["first_moment"].astype(np.float64)
