@@ -32,8 +32,14 @@ def main(out: Path, flags: dict[str, Any], capabilities: list[str]) -> None:
     load_plugin("emulated-cuda" if "emulated-cuda" in get_args(PluginMode) else "require")
     _pretend_a_gpu(assembly, info, capabilities[info.rank])
     options = options_from_flags(**flags)
-    given: dict[str, Any] = {"rank": info} if "rank" in signature(assembly.assemble).parameters else {}
-    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), fit_anchors=False, **given)
+    known = signature(assembly.assemble).parameters
+    possible: dict[str, Any] = {
+        "rank": info,
+        "fit_anchors": False,
+        "any_anchors": True,
+    }  # the last one: its former name
+    given = {name: value for name, value in possible.items() if name in known}
+    run = assembly.assemble(options, load_hyperparameters(options.optim.hyp), **given)
     placement = run.setup.placement
     images = placement.empty_batch((flags["batch_size"], 3, flags["imgsz"], flags["imgsz"]), flow.uint8)
     labels = placement.empty_batch((flags["batch_size"], 5, 5), flow.float32)
