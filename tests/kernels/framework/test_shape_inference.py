@@ -1,5 +1,6 @@
 """Compiler passes that skip shape inference: the compiled graph is the same."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,9 @@ from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memor
 from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
+
+_NUMBER = re.compile(r"\d+")
+"""Names and symbols are numbered in the process."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +34,13 @@ class _Network(flow.nn.Module):
 
 
 def _compiled(module: flow.nn.Module, images: Tensor) -> tuple[list[bytes], list[str], MemoryPlan, int]:
-    """Return the outputs, the final ops with their edges, the memory plan, and how often shapes were inferred."""
+    """Return the outputs, the final ops without numbers, the memory plan, and how often shapes were inferred."""
     before = plugin_library().graph_train_shape_inferences()
     graph = ModuleGraph(module)
     compile_graph(graph, images)
     count = plugin_library().graph_train_shape_inferences() - before
     job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
-    own_name = graph.name
-    ops = sorted(str(op).replace(own_name, "graph") for op in job.net.op)
+    ops = sorted(_NUMBER.sub("", str(op)) for op in job.net.op)
     return [output.numpy().tobytes() for output in graph(images)], ops, last_memory_plan(), count
 
 
@@ -50,5 +53,6 @@ def test_graph_is_the_same_with_fewer_inferences() -> None:
     expected_outputs, expected_ops, expected_plan, all_inferences = _compiled(module, images)
     assert outputs == expected_outputs
     assert plan == expected_plan
-    assert len(ops) == len(expected_ops) > 10
+    assert len(ops) > 10
+    assert ops == expected_ops
     assert (count, all_inferences) == (3, 14)
