@@ -1,11 +1,17 @@
 """Settings that training and validation batches share."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.data.index import ImageIndex
 from pipelines.pixels.image_cache import CacheKind, ImageStore, open_images
 from pipelines.shard import Shard
+
+
+def worker_threads(workers: int) -> int:
+    """Return the number of threads for `--workers`: at most one per core, at least one."""
+    return max(1, min(workers, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)

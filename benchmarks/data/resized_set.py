@@ -8,7 +8,7 @@ import yaml
 from PIL import Image
 
 from pipelines.data.dataset import load_dataset
-from pipelines.data.images import decode_rgb, read_image_file
+from pipelines.data.images import decode_picture, read_image_file
 from pipelines.data.index import index_images
 
 
@@ -31,7 +31,7 @@ def make_resized_set(folder: Path, *, data: str, image_px: int) -> Path:
         for name in ("images", "labels"):
             (folder / name / split).mkdir(parents=True, exist_ok=True)
         for number, (path, rows) in enumerate(zip(index.paths, index.labels, strict=True)):
-            image = Image.fromarray(decode_rgb(read_image_file(path)))
+            image = decode_picture(read_image_file(path))
             scale = image_px / max(image.size)
             size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
             image.resize(size, Image.Resampling.BOX).save(folder / "images" / split / f"{number:06d}.png")

@@ -10,6 +10,7 @@ from graph_train.settings.export_options import ExportOptions
 from graph_train.settings.flag_table import options_of
 from graph_train.settings.predict_options import PredictOptions
 from graph_train.settings.val_options import ValOptions
+from kernels.host.heap import keep_freed_blocks
 from kernels.host.process_settings import configure_process
 
 Options = TypeVar("Options", ValOptions, PredictOptions, ExportOptions)
@@ -33,6 +34,7 @@ def run_weights_command(
 
     def command() -> int | None:
         configure_process()
+        keep_freed_blocks()
         options = options_of(kind, flags)
         show_messages()
         for path in options.weights:

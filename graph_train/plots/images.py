@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +91,14 @@ def plot_detections(
     _draw(images, boxes, class_names, path, paths)
 
 
-def draw_detections(image: Array, detections: Array, class_names: Sequence[str], style: BoxStyle) -> Array:
-    """Return a copy of an image (h, w, 3) uint8 RGB with detections (k, 6) x1, y1, x2, y2 in px, confidence, class."""
-    from PIL import Image, ImageDraw
+def draw_detections(picture: Any, detections: Array, class_names: Sequence[str], style: BoxStyle) -> None:
+    """Draw detections (k, 6) x1, y1, x2, y2 in px, confidence, class into a PIL image in mode RGB."""
+    from PIL import ImageDraw
 
-    picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture, "RGBA")
     for row in detections[::-1]:  # the most confident one on top
         box = _Box(tuple(row[:4].tolist()), int(row[5]), float(row[4]) if style.confidences else None)
         _draw_box(pen, box, class_names, 1.0, style)
-    return np.asarray(picture)
 
 
 def _draw(
@@ -161,14 +159,25 @@ def _tag(
     font_px: int = _MOSAIC_STYLE.font_px,
 ) -> None:
     """Draw text on a filled background, with the given lower left corner, moved inside the image if necessary."""
-    font = _font(font_px)
-    left, top, right, bottom = font.getbbox(text)
-    width, height = right - left + 4, bottom - top + 4
+    mask = _text_mask(text, font_px)
+    width, height = mask.width + 4, mask.height + 4
     image_w, image_h = pen.im.size
     x = max(0.0, min(corner[0], image_w - width))
     y = max(0.0, min(corner[1], image_h) - height)
     pen.rectangle((x, y, x + width, y + height), fill=(*colour, 200))
-    pen.text((x + 2 - left, y + 2 - top), text, fill=contrasting_colour(colour), font=font)
+    pen.bitmap((round(x) + 2, round(y) + 2), mask, fill=contrasting_colour(colour))
+
+
+@lru_cache(maxsize=4096)
+def _text_mask(text: str, font_px: int) -> Any:
+    """Return text as an image in mode L. Cached, because drawing a caption takes longer than the box."""
+    from PIL import Image, ImageDraw
+
+    font = _font(font_px)
+    left, top, right, bottom = font.getbbox(text)
+    mask = Image.new("L", (max(round(right - left), 1), max(round(bottom - top), 1)))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font)
+    return mask
 
 
 @cache

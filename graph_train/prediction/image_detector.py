@@ -26,6 +26,7 @@ from models.network import DetectionModel
 from pipelines.augmentation.letterbox import BORDER_GREY, unletterbox_boxes
 from pipelines.batches import Batch
 from pipelines.predict import PixelBatches, PredictSettings
+from pipelines.settings import worker_threads
 
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("graph_train")
@@ -79,7 +80,7 @@ class ImageDetector:
             image_hw=_image_hw(options.imgsz, self._detector.stride),
             stride=self._detector.stride,
             batch_size=options.batch_size,
-            workers=max(options.workers, 1),
+            workers=worker_threads(options.workers),
             device=device,
         )
         self._lock = threading.Lock()

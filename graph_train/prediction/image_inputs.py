@@ -17,7 +17,7 @@ from pipelines.data.images import (
     UnusableImageError,
     decode_rgb,
     read_image_file,
-    rgb_pixels,
+    rgb_picture,
 )
 from pipelines.data.live import shown_address
 
@@ -61,7 +61,7 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
     if isinstance(image, bytes | bytearray | memoryview):
         pixels = _decoded(lambda: decode_rgb(bytes(image)), where)
     elif isinstance(image, Image.Image):
-        pixels = _decoded(lambda: rgb_pixels(image), where)
+        pixels = _decoded(lambda: np.asarray(rgb_picture(image)), where)
     elif isinstance(image, np.ndarray):
         pixels = _checked_array(image, where)
     else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from graph_train.detection.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
@@ -48,7 +49,9 @@ class ImageResult:
         """
         if not line_px >= 1:  # NaN is not either
             raise ValueError(f"line_px={line_px}: must be at least 1")
-        return draw_detections(self._pixels, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
+        picture = Image.fromarray(self._pixels)
+        draw_detections(picture, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
+        return np.asarray(picture)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON-compatible values."""

@@ -20,7 +20,7 @@ from graph_train.validation.coco_results import id_of_name, result_entries
 from kernels.host.files import write_atomically
 from kernels.host.paths import fitting_name
 from pipelines.data.video import VideoFile
-from pipelines.pixels.encoded_images import decode_on_host
+from pipelines.pixels.encoded_images import picture_on_host
 
 Array = npt.NDArray[Any]
 
@@ -123,9 +123,11 @@ class PredictionWriter:
     def add_frame(self, prediction: Prediction, frame: Array, video: VideoFile | None, times: int = 1) -> None:
         """Write the files of a frame (h, w, 3) uint8 RGB, and append it `times` times to the annotated video."""
         self._record(prediction)
-        self._write_rows(prediction, frame, self._crop_files(prediction))
+        picture = Image.fromarray(frame)
+        self._write_rows(prediction, picture, self._crop_files(prediction))
         if video is not None and self._settings.drawing is not None:
-            drawn = draw_detections(frame, prediction.detections, self._names, self._settings.drawing)
+            draw_detections(picture, prediction.detections, self._names, self._settings.drawing)
+            drawn = np.asarray(picture)
             for _ in range(times):
                 video.add(drawn)
 
@@ -213,20 +215,20 @@ class PredictionWriter:
             self._write_rows(prediction, None, crops)
             return
         height, width = prediction.image_hw
-        pixels = decode_on_host(prediction.path, (width, height))
-        self._write_rows(prediction, pixels, crops)
+        picture = picture_on_host(prediction.path, (width, height))
+        self._write_rows(prediction, picture, crops)
         if drawing is not None:
-            drawn = Image.fromarray(draw_detections(pixels, prediction.detections, self._names, drawing))
+            draw_detections(picture, prediction.detections, self._names, drawing)
             if self._settings.save_drawn:
                 target = self._settings.folder / prediction.name
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _save(drawn, self._protected.without_overwriting(target))
+                _save(picture, self._protected.without_overwriting(target))
             if self._settings.show:
-                drawn.show(title=str(prediction.name))
+                picture.show(title=str(prediction.name))
 
-    def _write_rows(self, prediction: Prediction, pixels: Array | None, crops: Sequence[Path]) -> None:
+    def _write_rows(self, prediction: Prediction, picture: Image.Image | None, crops: Sequence[Path]) -> None:
         """Write the label file and crops; as in YOLOv5, an image without detections has none."""
         folder = self._settings.folder
         if self._settings.labels and len(prediction.detections):
@@ -238,11 +240,11 @@ class PredictionWriter:
                 image_hw=prediction.image_hw,
                 confidence=self._settings.confidences,
             )
-        if pixels is not None and crops:
+        if picture is not None and crops:
             for row, file in zip(prediction.detections, crops, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                left, top, right, bottom = crop_box(row[:4], prediction.image_hw)
-                _save(Image.fromarray(pixels[top:bottom, left:right]), self._protected.without_overwriting(file))
+                crop = picture.crop(crop_box(row[:4], prediction.image_hw))
+                _save(crop, self._protected.without_overwriting(file))
 
 
 def _save(image: Image.Image, file: Path) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipelines.augmentation.boxes import cxcywh_to_xyxy
 from pipelines.data.index import ImageIndex
-from pipelines.pixels.encoded_images import decode_on_host
+from pipelines.pixels.encoded_images import picture_on_host
 from pipelines.shard import Shard
 from pipelines.val import ValPipeline
 
@@ -96,10 +96,8 @@ def _px(corners: Sequence[float]) -> list[float]:
 @lru_cache(maxsize=4 * SAMPLES)
 def picture(path: str) -> str | None:
     """Return the image as a data URI, at most 560 px wide or high; None if the file cannot be read."""
-    from PIL import Image
-
     try:
-        image = Image.fromarray(decode_on_host(Path(path)))
+        image = picture_on_host(Path(path))
     except OSError:
         return None
     image.thumbnail((_PICTURE_PX, _PICTURE_PX))

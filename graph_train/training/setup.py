@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.dataset import Dataset, load_dataset
 from pipelines.data.index import ImageIndex, index_images
 from pipelines.data.problems import count
+from pipelines.settings import worker_threads
 from pipelines.shard import Shard
 
 LOG = logging.getLogger("graph_train")
@@ -147,4 +147,4 @@ class Setup:
     @property
     def threads(self) -> int:
         """Number of DALI threads: `--workers`, but at most one per core."""
-        return max(1, min(self.options.data.workers, os.cpu_count() or 1))
+        return worker_threads(self.options.data.workers)

@@ -27,7 +27,7 @@ from kernels.host.quantity import quantity
 from pipelines.augmentation.letterbox import BORDER_GREY
 from pipelines.data.dataset import Dataset, Split, is_coco_2017, load_dataset
 from pipelines.data.index import ImageIndex, index_images
-from pipelines.settings import BatchSettings
+from pipelines.settings import BatchSettings, worker_threads
 from pipelines.val import ValPipeline
 
 LOG = logging.getLogger("graph_train")
@@ -95,7 +95,7 @@ def _index(dataset: Dataset, split: Split, options: ValOptions) -> ImageIndex:
         dataset.split(split),
         dataset.class_names,
         single_class=options.single_cls,
-        workers=max(options.workers, 1),
+        workers=worker_threads(options.workers),
         progress=split,
     )
     if unlabelled := index.missing_labels(dataset.split(split)):
@@ -203,7 +203,7 @@ class _SplitValidation:
         batches = BatchSettings(
             batch_size=min(options.batch_size, len(self.index)),
             image_px=image_px,
-            workers=max(options.workers, 1),
+            workers=worker_threads(options.workers),
             device=self.device,
             stride=self.detector.stride,
         )

@@ -155,7 +155,12 @@ def size_mismatch(annotated: tuple[int, int], actual: tuple[int, int]) -> tuple[
 
 
 def decode_rgb(content: bytes) -> np.ndarray:
-    """Decode any image that Pillow supports to (h, w, 3) uint8 RGB, with the EXIF orientation applied.
+    """Decode any image that Pillow supports to (h, w, 3) uint8 RGB, see `decode_picture`."""
+    return np.asarray(decode_picture(content))
+
+
+def decode_picture(content: bytes) -> Image.Image:
+    """Decode any image that Pillow supports to an RGB image without metadata, with the EXIF orientation applied.
 
     16-bit grey keeps its upper 8 bits; alpha is dropped; palettes and CMYK are converted.
 
@@ -163,22 +168,25 @@ def decode_rgb(content: bytes) -> np.ndarray:
         Exception: any exception of Pillow for damaged content.
     """
     with Image.open(io.BytesIO(content), formats=_PILLOW_FORMATS) as image:
-        return rgb_pixels(image)
+        return rgb_picture(image)
 
 
-def rgb_pixels(image: Image.Image) -> np.ndarray:
-    """Convert an opened image to (h, w, 3) uint8 RGB, see `decode_rgb`.
+def rgb_picture(image: Image.Image) -> Image.Image:
+    """Convert an opened image to a new RGB image, see `decode_picture`.
 
     Raises:
         UnusableImageError: its pixels are 32-bit numbers, whose range is unknown.
     """
     if image.mode in _RANGELESS_MODES:
         raise UnusableImageError(_unsupported_reason(image.mode))
-    upright = ImageOps.exif_transpose(image)
+    image.load()  # a TIFF is rotated here
+    upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         grey = np.clip(np.asarray(upright).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.asarray(upright.convert("RGB"))
+        return Image.fromarray(np.repeat(grey[..., None], 3, axis=2))
+    picture = upright.convert("RGB")
+    picture.info = {}  # Pillow would save it in the next file
+    return picture
 
 
 def read_image_file(path: Path | str) -> bytes:

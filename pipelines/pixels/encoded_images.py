@@ -9,7 +9,7 @@ from PIL import Image, UnidentifiedImageError
 from kernels.host.paths import printable
 from pipelines.augmentation.mosaic import Size
 from pipelines.augmentation.rendering import TileRender
-from pipelines.data.images import UnusableImageError, decode_rgb, read_image_file, upright_size
+from pipelines.data.images import UnusableImageError, decode_picture, read_image_file, upright_size
 from pipelines.data.index import ImageFormat, ImageIndex
 from pipelines.data.stored_size import stored_size
 from pipelines.pixels.backend import Backend
@@ -25,7 +25,12 @@ def needs_host_decoding(form: ImageFormat) -> bool:
 
 
 def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
-    """Decode an image file with Pillow to (h, w, 3) uint8 RGB, see `pipelines.data.images.decode_rgb`.
+    """Decode an image file to (h, w, 3) uint8 RGB; arguments and errors as in `picture_on_host`."""
+    return np.asarray(picture_on_host(path, image_wh))
+
+
+def picture_on_host(path: Path, image_wh: Size | None = None) -> Image.Image:
+    """Decode an image file with Pillow to RGB, see `pipelines.data.images.decode_picture`.
 
     Args:
         path: the file.
@@ -34,13 +39,13 @@ def decode_on_host(path: Path, image_wh: Size | None = None) -> np.ndarray:
         OSError: the file can no longer be decoded, or has another size.
     """
     try:
-        pixels = decode_rgb(read_image_file(path))
+        picture = decode_picture(read_image_file(path))
     except Exception as error:  # Pillow's decoders may raise any exception
         text = f"{printable(path)}: can no longer be decoded ({_reason(error)}); check whether it was changed"
         raise OSError(text) from error
     if image_wh is not None:
-        _require_size(path, (pixels.shape[1], pixels.shape[0]), image_wh)
-    return pixels
+        _require_size(path, picture.size, image_wh)
+    return picture
 
 
 def _require_size(path: Path, size: Size, expected: Size) -> None:

@@ -22,11 +22,12 @@ from graph_train.detection.detector import load_detector
 from graph_train.detection.nms import NmsSettings, non_max_suppression
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.plots.style import class_colour
+from graph_train.prediction.image_detector import ImageDetector
 from graph_train.prediction.predict import PredictionResult, _with_frame_folders
 from graph_train.prediction.sources import SourceFile, Sources
 from graph_train.runs import run_folder
 from graph_train.settings.flag_table import options_of
-from graph_train.settings.predict_options import PredictOptions
+from graph_train.settings.predict_options import DetectorOptions, PredictOptions
 from kernels.framework.eager_runs import EAGER_RUNS
 from models.weights import save_weights
 from pipelines.data.video import Video, VideoFile
@@ -373,18 +374,27 @@ def test_summary_counts_detections(
         assert re.search(message, capsys.readouterr().out)
 
 
+def test_at_most_one_thread_per_core(weights: Path) -> None:
+    detector = ImageDetector(DetectorOptions(weights=(str(weights),), device="cpu", workers=10**3))
+    assert detector.batches.workers == os.cpu_count()
+
+
+def drawn(row: np.ndarray, style: BoxStyle) -> np.ndarray:
+    picture = Image.new("RGB", (120, 80), (90, 90, 90))
+    draw_detections(picture, row, NAMES, style)
+    return np.asarray(picture)
+
+
 def test_box_drawing_options() -> None:
-    grey = np.full((80, 120, 3), 90, np.uint8)
     row = np.asarray([[20, 40, 60, 70, 0.5, 1]], np.float32)
-    bare = draw_detections(grey, row, NAMES, BoxStyle(4, names=False))
-    assert (grey == 90).all()
+    bare = drawn(row, BoxStyle(4, names=False))
     inked = (bare != 90).any(axis=2)
     assert np.argwhere(inked).min(axis=0).tolist() == [40, 20]
     assert np.argwhere(inked).max(axis=0).tolist() == [70, 60]
     assert inked.sum() == 41 * 31 - 33 * 23
     assert tuple(bare[42, 30]) == class_colour(1)
-    named = draw_detections(grey, row, NAMES, BoxStyle(4, confidences=False))
-    complete = draw_detections(grey, row, NAMES, BoxStyle(4))
+    named = drawn(row, BoxStyle(4, confidences=False))
+    complete = drawn(row, BoxStyle(4))
     widths = [(picture[:36] != 90).any(axis=(0, 2)).sum() for picture in (bare, named, complete)]
     assert widths[0] == 0 < widths[1] < widths[2]
 
