@@ -12,6 +12,8 @@ Handler = Callable[[int, FrameType | None], None]
 _PR_SET_PDEATHSIG = 1
 _CLEAN_UP_SECONDS = 3.0
 """Time after an interruption in which another one is ignored, because it would cut the clean-up short."""
+_EXIT_SECONDS = 120
+"""Time in which Python must have exited, as signals cannot end a library that hangs in its clean-up."""
 
 
 def end_with_parent(parent: int) -> None:
@@ -64,7 +66,7 @@ class Terminable(_Signals):
 
     Args:
         process_ends: ignore the signals afterwards instead of restoring their handlers, because the process ends with
-            an exit code that a signal must not replace.
+            an exit code that a signal must not replace. If it still exists after two minutes, SIGALRM ends it.
     """
 
     def __init__(self, *, process_ends: bool = False) -> None:
@@ -81,6 +83,8 @@ class Terminable(_Signals):
     def __exit__(self, *_: object) -> None:
         if self._process_ends:
             self._previous = dict.fromkeys(self._previous, signal.SIG_IGN)
+            if signal.getsignal(signal.SIGALRM) == signal.SIG_DFL:
+                signal.alarm(_EXIT_SECONDS)
         super().__exit__()
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:

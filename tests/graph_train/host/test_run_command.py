@@ -235,6 +235,21 @@ def test_signals_do_not_interrupt_exit(first: str, second: str) -> None:
     assert (done.returncode, done.stderr) == expected
 
 
+HANGS_AT_EXIT = """
+import atexit, ctypes
+from graph_train.host import interrupts
+from graph_train.host.run_command import run_command
+interrupts._EXIT_SECONDS = 1
+libc = ctypes.PyDLL(None)  # keeps the interpreter's lock, as a library that hangs in a destructor does
+atexit.register(lambda: [libc.pause() for _ in range(100)])
+raise SystemExit(run_command("graph-train", lambda: None, debug=False, process_ends=True))
+"""
+
+
+def test_hanging_exit_is_ended() -> None:
+    assert run_python("-c", HANGS_AT_EXIT, timeout=60).returncode == -signal.SIGALRM
+
+
 def test_signal_while_an_error_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     class SlowError(ValueError):
         def __str__(self) -> str:
