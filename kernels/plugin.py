@@ -215,7 +215,7 @@ def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     if not library.graph_train_order_job_queue():  # after `Sync`, no graph is running
         _log.warning("this build of OneFlow may crash if a small graph ends before its start is recorded")
-    if not library.graph_train_skip_unread_shapes(1, 0):
+    if not (library.graph_train_skip_unread_shapes(1, 0) and library.graph_train_map_large_blocks(1)):
         _log.warning("compiling a graph takes longer than necessary with this build of OneFlow")
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)

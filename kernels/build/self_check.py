@@ -1,8 +1,9 @@
 """Self-check of the plugin's changes to OneFlow, run once for each compiled library.
 
-The plugin replaces internals of OneFlow: the kernel registry of each op and the memory planner of graphs. Another build
-    of OneFlow could differ there. A child process, which may crash, therefore runs an op before and after the plugin is
-    loaded, and a small graph; the result is stored next to the library.
+The plugin replaces internals of OneFlow: the kernel registry of each op, the memory planner of graphs, and the
+allocation of large blocks. Another build of OneFlow could differ there. A child process, which may crash, therefore
+runs an op before and after the plugin is loaded, allocates a large tensor, and runs a small graph; the result is stored
+next to the library.
 """
 
 import os
@@ -15,6 +16,8 @@ from kernels.host.files import write_atomically
 GOOD = "good"
 RESULT_NAME = "self-check"
 _TIMEOUT_SECONDS = 120
+_LARGE = 1 << 23
+"""Elements of a tensor whose memory comes directly from the system, see `native/host_memory.cpp`."""
 _PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv[1])"
 
 
@@ -75,6 +78,8 @@ def main(library: str) -> None:
     after = flow.nn.functional.silu(values).numpy()
     if abs(after - before).max() > 1e-5:
         print("an op that ran before the plugin was loaded gives wrong results afterwards")
+    elif flow.empty(_LARGE).numpy().any():
+        print("the memory of a large tensor is not clear")
     else:
         print(_graph_finding(values))
 

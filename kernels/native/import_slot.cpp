@@ -26,8 +26,12 @@ struct Table {
 // glibc stores most addresses of the dynamic section absolute, others relative to the library's base.
 uintptr_t absolute(uintptr_t base, uintptr_t address) { return address < base ? base + address : address; }
 
-// Calls use a slot of the first kind or, in libraries that are bound at load time and have no PLT, of the second.
-bool holds_address(uint64_t type) { return type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT; }
+// Calls use a slot of the first kind or, in libraries that are bound at load time and have no PLT, of the second. Calls
+// of virtual functions use the third, in the table of the class.
+bool holds_address(const ElfW(Rela) & relocation) {
+  const uint64_t type = ELF64_R_TYPE(relocation.r_info);
+  return type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT || (type == R_X86_64_64 && relocation.r_addend == 0);
+}
 
 void add_slots(const dl_phdr_info& info, const ElfW(Dyn) * entry, Search* search) {
   uintptr_t names = 0, symbols = 0;
@@ -44,7 +48,7 @@ void add_slots(const dl_phdr_info& info, const ElfW(Dyn) * entry, Search* search
   for (const Table& table : {calls, data}) {
     const auto* relocations = reinterpret_cast<const ElfW(Rela)*>(table.start);
     for (size_t i = 0; table.start != 0 && i < table.bytes / sizeof(*relocations); ++i) {
-      if (!holds_address(ELF64_R_TYPE(relocations[i].r_info))) continue;
+      if (!holds_address(relocations[i])) continue;
       const auto& imported = reinterpret_cast<const ElfW(Sym)*>(symbols)[ELF64_R_SYM(relocations[i].r_info)];
       if (std::strcmp(reinterpret_cast<const char*>(names) + imported.st_name, search->symbol) != 0) continue;
       search->slots.push_back(reinterpret_cast<void**>(info.dlpi_addr + relocations[i].r_offset));

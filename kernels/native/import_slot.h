@@ -1,4 +1,4 @@
-// Redirection of the calls that a loaded library makes to a function of another library.
+// Redirection of the calls that a loaded library makes to a function of another library, or to a virtual function.
 #pragma once
 
 namespace graph_train {
