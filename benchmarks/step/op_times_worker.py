@@ -29,7 +29,7 @@ def prepare(model: str, batch_size: int, imgsz: int, *, timed: bool) -> list[dic
     with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
         write_point(Path(folder), Point(model, batch_size, imgsz))
         step_worker.prepare_kind(Placement("cpu"), Path(folder), ActivationType.FLOAT32, graph=True)
-    ops = ops_with_kernels(step_worker.compiled_graph())
+    ops = ops_with_kernels(step_worker.step_job())
     _Session.names = frozenset(op["name"] for op in ops) if timed else frozenset()
     return ops
 

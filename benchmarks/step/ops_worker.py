@@ -35,7 +35,7 @@ def compiled_ops(model: str, device: str, kernels: PluginMode, kind: str = "FLOA
     with tempfile.TemporaryDirectory(prefix="graph-bench-") as folder:
         write_point(Path(folder), Point(model, _BATCH, _IMAGE_PX))
         step_worker.prepare_kind(Placement(device), Path(folder), ActivationType[kind], graph=True)
-    ops = job_ops(step_worker.compiled_graph())
+    ops = job_ops(step_worker.step_job())
     if kernels != "emulated-cuda":
         return {"ops": ops, "covered": [], "started": {}}
     plugin_library().graph_train_cuda_reset_counts()

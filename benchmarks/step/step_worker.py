@@ -144,12 +144,10 @@ def trained() -> dict[str, Any]:
     return {"losses": _Session.losses, **norms}
 
 
-def compiled_graph() -> Any:
-    """Return OneFlow's description of the graph compiled by `prepare`."""
-    if not isinstance(_Session.step, GraphStep):
-        raise ValueError("an eager step has no graph")
-    graph: Any = next(iter(_Session.step._graphs.values()))
-    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+def step_job() -> Any:
+    """Return OneFlow's `JobProto` of the graph compiled by `prepare`."""
+    (job,) = _Session.step.jobs()
+    return job
 
 
 if __name__ == "__main__":

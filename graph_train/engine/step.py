@@ -29,7 +29,7 @@ from kernels.framework.activation_type import ActivationType
 from kernels.framework.coverage import covered_ops, job_ops, uncovered_ops
 from kernels.framework.eager_runs import EagerRuns
 from kernels.framework.global_rows import local_shard, sharded_by_batch
-from kernels.framework.graph_memory import built_job, compile_graph
+from kernels.framework.graph_memory import built_job, compile_graph, compiled_job
 from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.ops.begin_step.function import begin_step
 from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
@@ -216,6 +216,10 @@ class TrainStep(ABC):
     def summary(self) -> str:
         """Return a line on the compiled graphs and their use; "" if there are none."""
 
+    @abstractmethod
+    def jobs(self) -> list[Any]:
+        """Return OneFlow's `JobProto` of each compiled graph, in order of compilation; only rank 0 has them."""
+
     def __call__(self, images: Tensor, labels: Tensor, settings: IterationSettings) -> StepResult:
         """Take one step and wait for its result."""
         self.start(images, labels, settings)
@@ -323,6 +327,10 @@ class EagerStep(TrainStep):
         """See `TrainStep`."""
         return ""
 
+    def jobs(self) -> list[Any]:
+        """See `TrainStep`."""
+        return []
+
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         self.state.network.train()
         return self._module(images, labels, *scalars)
@@ -367,6 +375,11 @@ class GraphStep(TrainStep):
         compiled = f"{len(self.compilations)} compiled in {self.compile_seconds:.1f} s"
         eager = f", {self.eager} smaller batches op by op" if self.eager else ""
         return f"Graph: {compiled} ({', '.join(map(str, self.compilations))}), {self.replayed} steps replayed{eager}"
+
+    def jobs(self) -> list[Any]:
+        """See `TrainStep`."""
+        graphs = [*self._graphs.values(), *([self._update_graph] if self._update_graph else [])]
+        return [compiled_job(graph) for graph in graphs]
 
     def _execute(self, images: Tensor, labels: Tensor, *scalars: Tensor) -> Any:
         key = (tuple(images.shape), tuple(labels.shape))

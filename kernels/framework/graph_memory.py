@@ -91,6 +91,11 @@ def built_job(graph: Any, *inputs: Tensor) -> Any:
     return graph._full_job_proto
 
 
+def compiled_job(graph: Any) -> Any:
+    """Return the `JobProto` of a compiled `nn.Graph`, after all passes of the compiler; only rank 0 has it."""
+    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+
+
 def _build(graph: Any, *inputs: Tensor) -> None:
     try:
         with _variables_in_module_scope():

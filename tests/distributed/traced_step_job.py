@@ -8,9 +8,12 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graph_train.ranks import team
+
+if TYPE_CHECKING:
+    from graph_train.engine.step import TrainStep
 
 IMAGE_PX, LABELS = 64, 5
 
@@ -41,9 +44,9 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
     load_plugin("emulated-cuda")
     steps = {}
     for name in variants:
-        graphs = _compiled(model, kind, VARIANTS[name], info)
+        step = _executed_step(model, kind, VARIANTS[name], info)
         if info.is_main:  # no other rank has the jobs
-            jobs = [_job(graph) for graph in graphs]
+            jobs = step.jobs()
             ops = sum((Counter(job_ops(job)) for job in jobs), Counter[str]())
             moved = sum((_transfers(job) for job in jobs), Counter[str]())
             steps[name] = {"ops": dict(ops), "transfers": dict(moved)}
@@ -52,8 +55,8 @@ def main(out: Path, model: str, kind: str, variants: list[str]) -> None:
     team.current().report_done()
 
 
-def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
-    """Return the compiled graphs of a step with one image per rank: one, or two with gradient accumulation."""
+def _executed_step(model: str, kind: str, variant: Variant, info: Any) -> "TrainStep":
+    """Execute a step with one image per rank: one graph, or two with gradient accumulation."""
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import GraphStep, StepConfig
     from graph_train.ranks.placement import Placement
@@ -80,15 +83,7 @@ def _compiled(model: str, kind: str, variant: Variant, info: Any) -> list[Any]:
     images = placement.empty_batch((info.world, 3, IMAGE_PX, IMAGE_PX), flow.uint8)
     labels = placement.empty_batch((info.world, LABELS, 5), flow.float32)
     assert step(images, labels, tiny_schedule().at(0, 0)).updated
-    graphs = [*step._graphs.values(), step._update_graph]
-    return [graph for graph in graphs if graph is not None]
-
-
-def _job(graph: Any) -> Any:
-    """Return OneFlow's description of a compiled graph."""
-    from kernels.runtime import flow
-
-    return flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    return step
 
 
 def _transfers(job: Any) -> Counter[str]:

@@ -58,6 +58,7 @@ def test_only_graph_step_reports_compile_time() -> None:
         assert (step.compile_seconds, step.summary()) == (0, "")
         step.prepare(*shapes, settings)
         assert (step.compile_seconds > 0) == step.compiles == ("1 compiled" in step.summary()) == (kind is GraphStep)
+        assert len(step.jobs()) == step.compiles
 
 
 @pytest.mark.parametrize("rule", ["sgd", "adam", "adamw"])

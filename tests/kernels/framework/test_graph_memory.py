@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from oneflow.nn.graph.graph_block import GraphTensor
 
 from graph_train.engine.step import EagerStep, GraphStep
-from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan, share_graph_memory
+from kernels.framework.graph_memory import (
+    MemoryPlan,
+    compile_graph,
+    compiled_job,
+    last_memory_plan,
+    share_graph_memory,
+)
 from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import emulates_cuda, load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
@@ -185,7 +191,7 @@ def test_graph_can_be_printed_and_more_graphs_compiled() -> None:
     module = _Branches()
     graph = ModuleGraph(module)
     compile_graph(graph, _images(0))
-    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    job = compiled_job(graph)
     assert sum(op.HasField("user_conf") for op in job.net.op) > 10
     assert ModuleGraph(module)(_images(0))[0].shape == (2, 8, 32, 32)  # compiled by its first call
 
@@ -201,7 +207,7 @@ def test_variables_need_no_scope_of_their_own() -> None:
 
 
 def _variable_names(graph: flow.nn.Graph) -> list[str]:
-    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    job = compiled_job(graph)
     return [op.name for op in job.net.op if op.HasField("variable_conf")]
 
 
@@ -285,11 +291,9 @@ def test_every_rank_frees_its_plan(tmp_path: Path) -> None:
 def test_training_step_op_count() -> None:
     # Each costs every step time. Per layer: convolution, statistics, normalisation, and their gradients.
     step, schedule = tiny_step(GraphStep), tiny_schedule()
-    assert isinstance(step, GraphStep)
     images, labels = random_batch(0, side=64, labels=4)
     step(flow.tensor(images), flow.tensor(labels), schedule.at(0, 0))
-    graph = next(iter(step._graphs.values()))
-    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    (job,) = step.jobs()
     network = step.state.network
     layers = sum(isinstance(module, flow.nn.Conv2d) for module in network.modules())
     computing = sum(op.HasField("user_conf") for op in job.net.op)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from kernels.framework.graph_memory import MemoryPlan, compile_graph, last_memory_plan
+from kernels.framework.graph_memory import MemoryPlan, compile_graph, compiled_job, last_memory_plan
 from kernels.framework.module_graph import ModuleGraph
 from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
@@ -39,7 +39,7 @@ def _compiled(module: flow.nn.Module, images: Tensor) -> tuple[list[bytes], list
     graph = ModuleGraph(module)
     compile_graph(graph, images)
     count = plugin_library().graph_train_shape_inferences() - before
-    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    job = compiled_job(graph)
     ops = sorted(_NUMBER.sub("", str(op)) for op in job.net.op)
     return [output.numpy().tobytes() for output in graph(images)], ops, last_memory_plan(), count
 

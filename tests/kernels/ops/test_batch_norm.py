@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kernels.framework.activation_type import ActivationType
+from kernels.framework.graph_memory import compiled_job
 from kernels.ops.batch_norm.function import batch_norm, synchronised_batch_norm
 from kernels.runtime import Tensor, flow
 from models.layers import tensor_of
@@ -260,6 +261,6 @@ def test_graph_fuses_sum_into_stock_op() -> None:
     x, further = flow.randn(2, 4, 10, 10), flow.randn(2, 4, 10, 10)
     graph = _SumGraph(norm)
     np.testing.assert_allclose(graph(x, further).numpy(), (norm(x) + further).detach().numpy(), rtol=1e-6, atol=1e-6)
-    job = flow.core.job.job_pb2.Job.FromString(graph._c_nn_graph.get_current_job_str())
+    job = compiled_job(graph)
     (fused,) = [op.user_conf for op in job.net.op if op.user_conf.op_type_name == "normalization"]
     assert "_add_to_output" in fused.input
