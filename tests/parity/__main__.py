@@ -14,15 +14,15 @@ KERNELS = ("auto", "off", "require", "emulated-cuda")
 _NO_SUBJECT = ("harness", "__main__")
 
 
-def subjects() -> list[Subject]:
-    """Return the `SUBJECT` of every module in this package."""
+def subjects() -> dict[str, Subject]:
+    """Return the `SUBJECT` of every module in this package by the module's name."""
     names = [item.name for item in pkgutil.iter_modules(package.__path__)]
-    modules = [
-        importlib.import_module(f"{package.__name__}.{name}")
+    modules = {
+        name: importlib.import_module(f"{package.__name__}.{name}")
         for name in sorted(names)
         if name not in _NO_SUBJECT and not name.startswith("test_")
-    ]
-    return [module.SUBJECT for module in modules if hasattr(module, "SUBJECT")]
+    }
+    return {name: module.SUBJECT for name, module in modules.items() if hasattr(module, "SUBJECT")}
 
 
 def _line(path: Path, mode: Mode, report: Report) -> str:
@@ -91,7 +91,7 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    known = subjects()
+    known = list(subjects().values())
     reports = [
         _check(subject, path, mode, debug=options.debug)
         for subject in known

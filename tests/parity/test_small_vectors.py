@@ -12,7 +12,7 @@ from tests.parity.select_vectors import CHOSEN, RECORDED_APART, VECTORS, select
 
 CASES = [
     pytest.param(subject, path, mode, id=f"{path.stem}-{mode}")
-    for subject in subjects()
+    for subject in subjects().values()
     for path in subject.files(VECTORS)
     for mode in subject.modes
 ]
@@ -27,7 +27,7 @@ def test_small_vectors(subject: Subject, path: Path, mode: Mode) -> None:
 
 
 def test_every_vector_file_is_compared() -> None:
-    compared = {path.stem for subject in subjects() for path in subject.files(VECTORS)} | {"train_common"}
+    compared = {path.stem for subject in subjects().values() for path in subject.files(VECTORS)} | {"train_common"}
     assert compared == {path.stem for path in VECTORS.glob("*.npz")}
     apart = compared - set(CHOSEN) - set(RECORDED_APART)
     assert {name for name in apart if "weights_seed" not in np.load(VECTORS / f"{name}.npz")} == set()
