@@ -109,9 +109,12 @@ def test_every_value_is_accepted_by_its_flag(command: Command) -> None:
     assert parser.parse_args(command.words[1:])
 
 
+def main_module(command: str) -> str:
+    return "benchmarks.cli" if command == "graph-bench" else f"graph_train.cli.{command.removeprefix('graph-')}"
+
+
 def help_of(words: Sequence[str]) -> str:
-    module, _, function = SCRIPTS[words[0]].partition(":")
-    main = getattr(importlib.import_module(module), function)
+    main = importlib.import_module(main_module(words[0])).main
     # NAME is a placeholder.
     has_own = words[0] == "graph-bench" or tuple(words[:2]) == ("graph-check", "convert")
     subcommand = [words[1].replace("NAME", "step")] if has_own else []
@@ -154,7 +157,7 @@ def arguments(command: Command) -> list[str]:
     if command in LAUNCHED:
         number = words.index("--nproc_per_node") + 1
         return [sys.executable, *words[1:number], MAX_RANKS, *words[number + 1 :], *_flags(SMALLER)]
-    module = SCRIPTS[words[0]].partition(":")[0]
+    module = main_module(words[0])
     # A flag that is given twice has its last value.
     if words[0] == "graph-train" and "--resume" not in words:
         words += _flags(SMALLER)

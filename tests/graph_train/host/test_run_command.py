@@ -205,12 +205,33 @@ def test_handled_and_ignored_signals_are_left_alone() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+INTERRUPTED_IMPORT = """
+import builtins, sys
+from graph_train.cli import entry
+original = builtins.__import__
+def interrupted(name, *arguments):
+    if name == "graph_train.settings.check_options":
+        raise KeyboardInterrupt
+    return original(name, *arguments)
+builtins.__import__ = interrupted
+sys.exit(entry.check())
+"""
+
+
 def test_ctrl_c_before_command_starts_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "graph-check"
-    script.write_text("import graph_train.cli\nraise KeyboardInterrupt\n")
+    script.write_text(INTERRUPTED_IMPORT)
     done = run_python(script)
     assert done.returncode == -signal.SIGINT
     assert done.stderr == "graph-check: interrupted\n"
+
+
+def test_importing_a_command_changes_no_hook(tmp_path: Path) -> None:
+    script = tmp_path / "graph-check"
+    script.write_text(
+        "import sys, graph_train.cli.check, graph_train.cli.entry\nprint(sys.excepthook is sys.__excepthook__)\n"
+    )
+    assert run_python(script, check=True).stdout == "True\n"
 
 
 SIGNALLED_AT_EXIT = """
