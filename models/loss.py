@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kernels.framework.global_rows import expand_sharded, replicated, stack_sharded
 from kernels.framework.in_place import subtract
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
-from kernels.ops.detection_loss.function import detection_loss, loss_settings, rebalance
+from kernels.ops.detection_loss.function import FOCAL_ALPHA, LossSetting, detection_loss, rebalance
 from kernels.plugin import is_loaded
 from kernels.runtime import Tensor, flow
 from models.cross_entropy import BinaryCrossEntropy, FocalLoss, smooth_targets
@@ -260,21 +260,24 @@ class _ScaledGradient(flow.autograd.Function):
         return gradient * scale[0], None
 
 
-def fused_settings(anchors_cells: npt.NDArray[np.float32], config: LossConfig) -> npt.NDArray[np.float32]:
+def fused_settings(anchors_cells: npt.ArrayLike, config: LossConfig) -> npt.NDArray[np.float32]:
     """Return the `settings` of the plugin's op for anchors (levels, anchors, 2), width and height in cells."""
-    return loss_settings(
-        anchors_cells,
-        box_gain=config.box,
-        objectness_gain=config.objectness,
-        class_gain=config.classes,
-        class_positive_weight=config.cls_pw,
-        objectness_positive_weight=config.obj_pw,
-        anchor_t=config.anchor_t,
-        label_smoothing=config.label_smoothing,
-        gr=config.gr,
-        best_iou_wins=config.sort_obj_iou,
-        focal_gamma=config.fl_gamma,
-    )
+    positive, negative = smooth_targets(config.label_smoothing)
+    values = {
+        LossSetting.BOX_GAIN: config.box,
+        LossSetting.OBJECTNESS_GAIN: config.objectness,
+        LossSetting.CLASS_GAIN: config.classes,
+        LossSetting.CLASS_POSITIVE_WEIGHT: config.cls_pw,
+        LossSetting.OBJECTNESS_POSITIVE_WEIGHT: config.obj_pw,
+        LossSetting.ANCHOR_T: config.anchor_t,
+        LossSetting.POSITIVE_TARGET: positive,
+        LossSetting.NEGATIVE_TARGET: negative,
+        LossSetting.GR: config.gr,
+        LossSetting.BEST_IOU_WINS: config.sort_obj_iou,
+        LossSetting.FOCAL_GAMMA: config.fl_gamma,
+        LossSetting.FOCAL_ALPHA: FOCAL_ALPHA,
+    }
+    return np.array([*(values[setting] for setting in LossSetting), *np.ravel(anchors_cells)], np.float32)
 
 
 def _element_loss(positive_weight: float, gamma: float) -> flow.nn.Module:

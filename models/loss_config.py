@@ -13,10 +13,10 @@ class LossConfig:
         anchor_t: side ratio between a label and a matching anchor must be below this.
         fl_gamma: exponent of the focal loss; 0 is plain cross-entropy.
         label_smoothing: amount of label smoothing of the class targets.
-        gr: objectness target is `1 - gr + gr * IoU`.
+        gr: objectness target is `1 - gr + gr * CIoU`.
         autobalance: adapt the objectness weights of the levels to their running losses.
-        sort_obj_iou: of several labels in one cell the one with the best IoU sets the objectness target; otherwise the
-            last one in build order.
+        sort_obj_iou: of several labels in one cell the one with the best CIoU sets the objectness target; otherwise the
+            last one in build order (neighbour, anchor, label).
     """
 
     box: float = 0.05

@@ -9,9 +9,6 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from kernels.framework import dispatch
 from kernels.runtime import Tensor, flow
 
@@ -21,7 +18,10 @@ FOCAL_ALPHA = 0.25
 
 
 class LossSetting(IntEnum):
-    """Positions in the vector that `loss_settings` builds; the anchors of all levels follow."""
+    """Positions in the settings of the op; `models.loss_config.LossConfig` explains them.
+
+    The anchors of all levels follow, (levels, anchors, 2): width and height in cells of the level.
+    """
 
     BOX_GAIN = 0
     OBJECTNESS_GAIN = 1
@@ -29,58 +29,12 @@ class LossSetting(IntEnum):
     CLASS_POSITIVE_WEIGHT = 3
     OBJECTNESS_POSITIVE_WEIGHT = 4
     ANCHOR_T = 5
-    POSITIVE_TARGET = 6
+    POSITIVE_TARGET = 6  # class targets, with label smoothing
     NEGATIVE_TARGET = 7
     GR = 8
-    BEST_IOU_WINS = 9
-    FOCAL_GAMMA = 10
+    BEST_IOU_WINS = 9  # 1 or 0
+    FOCAL_GAMMA = 10  # 0: plain cross-entropy
     FOCAL_ALPHA = 11
-
-
-def loss_settings(
-    anchors_cells: npt.ArrayLike,
-    *,
-    box_gain: float,
-    objectness_gain: float,
-    class_gain: float,
-    class_positive_weight: float = 1.0,
-    objectness_positive_weight: float = 1.0,
-    anchor_t: float = 4.0,
-    label_smoothing: float = 0.0,
-    gr: float = 1.0,
-    best_iou_wins: bool = False,
-    focal_gamma: float = 0.0,
-) -> npt.NDArray[np.float32]:
-    """Pack the constants of all levels into one vector.
-
-    Args:
-        anchors_cells: (levels, anchors, 2) width and height in cells of the level.
-        box_gain, objectness_gain, class_gain: weights of the three parts.
-        class_positive_weight, objectness_positive_weight: weights of positive elements in the cross-entropies.
-        anchor_t: limit of the side ratio between a label and a matching anchor, exclusive.
-        label_smoothing: share taken from the positive class target.
-        gr: the objectness target is `1 - gr + gr * CIoU`.
-        best_iou_wins: of several labels in one cell the one with the best CIoU sets the objectness target, otherwise
-            the last in build order (neighbour, anchor, label).
-        focal_gamma: exponent of the focal loss (`models.cross_entropy`), for objectness and classes; 0 is plain
-            cross-entropy.
-    Returns:
-        (12 + 2 * levels * anchors,) float32, indexed by `LossSetting`.
-    """
-    values = np.zeros(len(LossSetting), np.float64)
-    values[LossSetting.BOX_GAIN] = box_gain
-    values[LossSetting.OBJECTNESS_GAIN] = objectness_gain
-    values[LossSetting.CLASS_GAIN] = class_gain
-    values[LossSetting.CLASS_POSITIVE_WEIGHT] = class_positive_weight
-    values[LossSetting.OBJECTNESS_POSITIVE_WEIGHT] = objectness_positive_weight
-    values[LossSetting.ANCHOR_T] = anchor_t
-    values[LossSetting.POSITIVE_TARGET] = 1 - 0.5 * label_smoothing
-    values[LossSetting.NEGATIVE_TARGET] = 0.5 * label_smoothing
-    values[LossSetting.GR] = gr
-    values[LossSetting.BEST_IOU_WINS] = float(best_iou_wins)
-    values[LossSetting.FOCAL_GAMMA] = focal_gamma
-    values[LossSetting.FOCAL_ALPHA] = FOCAL_ALPHA
-    return np.concatenate([values, np.asarray(anchors_cells, np.float64).ravel()]).astype(np.float32)
 
 
 def detection_loss(
@@ -92,7 +46,7 @@ def detection_loss(
         maps: per level (B, rows, columns, anchors * (5 + classes)) float32 raw predictions, `split(0)` over ranks.
         labels: (B, T, 5) float32, class, centre x, centre y, width, height, normalised to the image; class -1: no
             label. For a class above the head's, the op fails on a CPU; on CUDA the label has no positive class.
-        settings: from `loss_settings`.
+        settings: (12 + 2 * levels * anchors,) float32, indexed by `LossSetting`.
         balance: (levels,) float32, objectness weights of the levels.
         scale: (n,) float32, n >= 1; the first number multiplies the gradients: loss scale times loss factor.
     Returns:

@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 
-from kernels.ops.detection_loss.function import detection_loss, loss_settings
+from kernels.ops.detection_loss.function import detection_loss
 from kernels.plugin import PluginMode, load_plugin
 from kernels.runtime import Tensor, flow
+from models.loss import fused_settings
+from models.loss_config import LossConfig
 
 IMAGES, CLASSES, ANCHORS = 5, 3, 2
 SIZES = ((12, 16), (6, 8))
@@ -63,7 +65,7 @@ def main(mode: PluginMode) -> None:
     labels[..., 0] = generator.integers(-1, CLASSES, (IMAGES, 16))
     labels[..., 1:] = generator.uniform(0.05, 0.9, (IMAGES, 16, 4))
     anchors = [[[1.25, 1.625], [2, 3.75]], [[1.875, 3.8125], [3.875, 2.8125]]]
-    settings = flow.tensor(loss_settings(anchors, box_gain=0.05, objectness_gain=1, class_gain=0.5))
+    settings = flow.tensor(fused_settings(anchors, LossConfig()))
     alone = _Loss([flow.tensor(array) for array in arrays], settings)
     expected = alone(flow.tensor(labels))
     expected[0].backward()

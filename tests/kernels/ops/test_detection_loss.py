@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from kernels.framework.module_graph import ModuleGraph
-from kernels.ops.detection_loss.function import LossSetting, detection_loss, loss_settings, rebalance
+from kernels.ops.detection_loss.function import LossSetting, detection_loss, rebalance
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss, fused_settings
 from models.loss_config import LossConfig
@@ -398,7 +398,7 @@ def test_random_labels_match_composed() -> None:
 
 
 def test_settings_vector_layout() -> None:
-    settings = loss_settings(_ANCHORS, box_gain=1, objectness_gain=2, class_gain=3, label_smoothing=0.5)
+    settings = fused_settings(_ANCHORS, LossConfig(box=1, objectness=2, classes=3, label_smoothing=0.5))
     assert settings.dtype == np.float32
     assert settings[LossSetting.CLASS_GAIN] == 3
     assert settings[LossSetting.POSITIVE_TARGET] == 0.75
