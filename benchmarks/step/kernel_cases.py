@@ -17,7 +17,7 @@ from kernels.ops.batch_norm.function import batch_norm
 from kernels.ops.bbox_iou.function import bbox_iou, bbox_iou_reference
 from kernels.ops.convolution.function import ConvolutionGeometry, convolution
 from kernels.ops.pooling.function import max_pool, upsample
-from kernels.ops.update.function import UpdateState, hyper_vector, update_parameters, update_parameters_reference
+from kernels.ops.update.function import UpdateSettings, UpdateState, update_parameters, update_parameters_reference
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -120,9 +120,9 @@ def _update(function: Callable[..., Tensor]) -> Callable[[CaseSettings], Work]:
         groups = sorted(number % 3 for number in range(len(shapes)))
         state = UpdateState(parameters, groups, *flat)
         hyper = flow.tensor(
-            hyper_vector(
+            UpdateSettings(
                 learning_rates=(1e-4,) * 3, weight_decays=(0.0, 5e-4, 0.0), momentum=0.9, ema_decay=0.999, update=True
-            ),
+            ).vector(),
             device=setting.device,
         )
         return lambda: function("sgd", state, gradients, hyper)

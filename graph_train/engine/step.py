@@ -32,7 +32,7 @@ from kernels.framework.global_rows import local_shard, sharded_by_batch
 from kernels.framework.graph_memory import built_job, compile_graph, compiled_job
 from kernels.framework.module_graph import ModuleGraph, gradients_of
 from kernels.ops.begin_step.function import begin_step
-from kernels.ops.update.function import HyperIndex, hyper_vector, update_parameters
+from kernels.ops.update.function import HyperIndex, UpdateSettings, update_parameters
 from kernels.runtime import Tensor, flow
 from models.layers import get_attribute, tensor_of
 from models.loss import DetectionLoss
@@ -113,7 +113,7 @@ class StepModule(_Backward):
             images: (B, 3, H, W) uint8 RGB.
             labels: (B, T, 5) float32, class -1 for padding.
             rows: (2, 19) float32, one row per outcome of the previous step, see `kernels.ops.begin_step`: settings of
-                the update (`kernels.ops.update.function.hyper_vector`), loss scale times loss factor, and the weight
+                the update (`kernels.ops.update.function.UpdateSettings`), loss scale times loss factor, and the weight
                 of the new running statistics in the pending EMA update.
             previous: (2,) float32, the outcome of the previous step.
         Returns:
@@ -279,7 +279,7 @@ class TrainStep(ABC):
         return self.state.counters.after(settings, updated=updated, scaled=self._scales_loss)
 
     def _scalars(self, settings: IterationSettings, counters: Counters) -> npt.NDArray[np.float32]:
-        hyper = hyper_vector(
+        hyper = UpdateSettings(
             learning_rates=settings.learning_rates,
             weight_decays=self._config.weight_decays,
             momentum=settings.momentum,
@@ -289,7 +289,7 @@ class TrainStep(ABC):
             ema_decay=ema_decay(counters.updates + 1),
             loss_scale=counters.loss_scale,
             update=settings.update,
-        )
+        ).vector()
         # The update divides by the loss scale only, so the loss factor stays in the gradients.
         others = np.array([counters.loss_scale * self._config.loss_factor, 1.0 - counters.pending_decay], np.float32)
         return np.concatenate([hyper, others])

@@ -22,7 +22,7 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
     from kernels.framework.activation_type import ActivationType
     from kernels.ops.batch_norm.function import batch_norm
     from kernels.ops.convolution.function import ConvolutionGeometry, convolution
-    from kernels.ops.update.function import UpdateState, hyper_vector, update_parameters
+    from kernels.ops.update.function import UpdateSettings, UpdateState, update_parameters
     from kernels.plugin import load_plugin
     from kernels.runtime import Tensor, flow
 
@@ -40,10 +40,10 @@ def ours(device: str, size: str) -> tuple[dict[str, Work], Work]:
     of_channels = [numbers(channels) for _ in range(4)]
     flats = [numbers(parameters) for _ in range(5)]
     state = UpdateState([flats[0]], (1,), average=flats[1], gradient_sum=flats[2], first_moment=flats[3])
-    hyper = hyper_vector(
+    settings = UpdateSettings(
         learning_rates=(0.01,) * 3, weight_decays=(5e-4,) * 3, momentum=0.9, ema_decay=0.99, update=True
     )
-    on_device = flow.tensor(hyper).to(device)
+    on_device = flow.tensor(settings.vector()).to(device)
     geometry = ConvolutionGeometry(padding=(1, 1))
     normal: dict[str, Any] = {"eps": 1e-3, "momentum": 0.03, "training": True, "silu": True}
     works: dict[str, Work] = {

@@ -14,7 +14,7 @@ import graph_train.engine.state as engine_state
 import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
-from kernels.ops.update.function import HyperIndex
+from kernels.ops.update.function import HyperIndex, UpdateSettings
 from kernels.runtime import flow
 from models.layers import get_attribute
 from models.network import DetectionModel
@@ -38,14 +38,14 @@ def failures(folder: Path, mode: Mode = "graph") -> list[str]:
 
 
 def _hyper(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], None]) -> None:
-    original = engine_step.hyper_vector
+    original = UpdateSettings.vector
 
-    def changed(**settings: Any) -> np.ndarray:
-        values = original(**settings)
+    def changed(settings: UpdateSettings) -> np.ndarray:
+        values = original(settings)
         change(values)
         return values
 
-    monkeypatch.setattr(engine_step, "hyper_vector", changed)
+    monkeypatch.setattr(UpdateSettings, "vector", changed)
 
 
 def frozen_ema(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ UpdateRule = Literal["sgd", "adam", "adamw"]
 
 
 class HyperIndex(IntEnum):
-    """Positions in the vector that `hyper_vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
+    """Positions in the vector that `UpdateSettings.vector` builds; groups: 0 biases, 1 weights, 2 BN weights."""
 
     LEARNING_RATE_0 = 0
     LEARNING_RATE_1 = 1
@@ -49,21 +49,11 @@ class HyperIndex(IntEnum):
     UPDATE = 16
 
 
-def hyper_vector(
-    *,
-    learning_rates: tuple[float, float, float],
-    weight_decays: tuple[float, float, float],
-    momentum: float,
-    ema_decay: float,
-    update: bool,
-    loss_scale: float = 1.0,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    adam_step: int = 1,
-) -> npt.NDArray[np.float32]:
-    """Return the scalars of a step, computed in float64 and rounded once, so that 1 - beta keeps its precision.
+@dataclass(frozen=True)
+class UpdateSettings:
+    """Settings of one call of `update_parameters`.
 
-    Args:
+    Attributes:
         learning_rates, weight_decays: per group: 0 biases, 1 weights with decay, 2 BN weights.
         momentum: momentum of SGD, beta1 of Adam and AdamW.
         ema_decay: decay of the EMA at this update (YOLOv5 ramps it up with the number of updates).
@@ -71,30 +61,46 @@ def hyper_vector(
         loss_scale: factor of the loss before the backward pass.
         beta2, eps: parameters of Adam and AdamW.
         adam_step: number of this update, from 1, without skipped ones.
-    Returns:
-        (17,) float32, indexed by `HyperIndex`.
     Raises:
         ValueError: adam_step below 1 or a loss scale that is not above 0.
     """
-    if adam_step < 1:
-        raise ValueError(f"adam_step={adam_step}: count the updates from 1")
-    if not loss_scale > 0:
-        raise ValueError(f"loss_scale={loss_scale}: must be above 0")
-    values = np.zeros(len(HyperIndex), np.float64)
-    values[HyperIndex.LEARNING_RATE_0 : HyperIndex.WEIGHT_DECAY_0] = learning_rates
-    values[HyperIndex.WEIGHT_DECAY_0 : HyperIndex.BETA1] = weight_decays
-    values[HyperIndex.BETA1] = momentum
-    values[HyperIndex.ONE_MINUS_BETA1] = 1 - momentum
-    values[HyperIndex.BETA2] = beta2
-    values[HyperIndex.ONE_MINUS_BETA2] = 1 - beta2
-    values[HyperIndex.BIAS_CORRECTION1] = 1 - momentum**adam_step
-    values[HyperIndex.BIAS_CORRECTION2_ROOT] = (1 - beta2**adam_step) ** 0.5
-    values[HyperIndex.EPS] = eps
-    values[HyperIndex.EMA_DECAY] = ema_decay
-    values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1 - ema_decay
-    values[HyperIndex.INVERSE_LOSS_SCALE] = 1 / loss_scale
-    values[HyperIndex.UPDATE] = float(update)
-    return values.astype(np.float32)
+
+    learning_rates: tuple[float, float, float]
+    weight_decays: tuple[float, float, float]
+    momentum: float
+    ema_decay: float
+    update: bool
+    loss_scale: float = 1.0
+    beta2: float = 0.999
+    eps: float = 1e-8
+    adam_step: int = 1
+
+    def __post_init__(self) -> None:
+        if self.adam_step < 1:
+            raise ValueError(f"adam_step={self.adam_step}: count the updates from 1")
+        if not self.loss_scale > 0:
+            raise ValueError(f"loss_scale={self.loss_scale}: must be above 0")
+
+    def vector(self) -> npt.NDArray[np.float32]:
+        """Return the scalars of the update, (17,) float32, indexed by `HyperIndex`.
+
+        They are computed in float64 and rounded once, so that 1 - beta keeps its precision.
+        """
+        values = np.zeros(len(HyperIndex), np.float64)
+        values[HyperIndex.LEARNING_RATE_0 : HyperIndex.WEIGHT_DECAY_0] = self.learning_rates
+        values[HyperIndex.WEIGHT_DECAY_0 : HyperIndex.BETA1] = self.weight_decays
+        values[HyperIndex.BETA1] = self.momentum
+        values[HyperIndex.ONE_MINUS_BETA1] = 1 - self.momentum
+        values[HyperIndex.BETA2] = self.beta2
+        values[HyperIndex.ONE_MINUS_BETA2] = 1 - self.beta2
+        values[HyperIndex.BIAS_CORRECTION1] = 1 - self.momentum**self.adam_step
+        values[HyperIndex.BIAS_CORRECTION2_ROOT] = (1 - self.beta2**self.adam_step) ** 0.5
+        values[HyperIndex.EPS] = self.eps
+        values[HyperIndex.EMA_DECAY] = self.ema_decay
+        values[HyperIndex.ONE_MINUS_EMA_DECAY] = 1 - self.ema_decay
+        values[HyperIndex.INVERSE_LOSS_SCALE] = 1 / self.loss_scale
+        values[HyperIndex.UPDATE] = float(self.update)
+        return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def update_parameters(
         rule: optimizer; "sgd" has Nesterov momentum.
         state: the same tensors in every call.
         gradients: of the scaled loss, float32: one in the shape of each parameter, or all in a single (n,).
-        hyper: (17,) float32 from `hyper_vector`, on the device of the parameters.
+        hyper: (17,) float32 from `UpdateSettings.vector`, on the device of the parameters.
         max_norm: limit of the L2 norm of the whole gradient, which is scaled down to it.
     Returns:
         (2,) float32: the norm before clipping (NaN if no update is due), and 1 if the weights were updated, else 0.

@@ -1,7 +1,7 @@
 """Parameter update: PyTorch's formulas in NumPy float64, fused against composed, graph against eager."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -12,8 +12,8 @@ from kernels.framework import dispatch
 from kernels.ops.update.function import (
     HyperIndex,
     UpdateRule,
+    UpdateSettings,
     UpdateState,
-    hyper_vector,
     update_parameters,
     update_parameters_reference,
 )
@@ -99,7 +99,7 @@ class _Expected:
         self.second_moment = [np.zeros_like(value) for value in self.parameter]
         self.average = [value.copy() for value in self.parameter]
 
-    def step(self, gradients: Sequence[_Array], settings: "_Settings") -> tuple[float, float]:
+    def step(self, gradients: Sequence[_Array], settings: UpdateSettings) -> tuple[float, float]:
         self.gradient_sum = [total + gradient for total, gradient in zip(self.gradient_sum, gradients, strict=True)]
         if not settings.update:
             return np.nan, 0.0
@@ -116,7 +116,7 @@ class _Expected:
             self.average[index] = decay * self.average[index] + (1 - decay) * self.parameter[index]
         return norm, 1.0
 
-    def _update(self, index: int, gradient: _Array, settings: "_Settings") -> None:
+    def _update(self, index: int, gradient: _Array, settings: UpdateSettings) -> None:
         rate, decay = settings.learning_rates[_GROUPS[index]], settings.weight_decays[_GROUPS[index]]
         value, momentum, beta2 = self.parameter[index], settings.momentum, 0.999
         if self.rule == "adamw":
@@ -134,32 +134,13 @@ class _Expected:
         self.parameter[index] = value - rate * mean / (root + 1e-8)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    learning_rates: tuple[float, float, float]
-    weight_decays: tuple[float, float, float]
-    momentum: float
-    ema_decay: float
-    update: bool
-    loss_scale: float
-
-    def vector(self, adam_step: int) -> Tensor:
-        return flow.tensor(
-            hyper_vector(
-                learning_rates=self.learning_rates,
-                weight_decays=self.weight_decays,
-                momentum=self.momentum,
-                ema_decay=self.ema_decay,
-                update=self.update,
-                loss_scale=self.loss_scale,
-                adam_step=adam_step,
-            )
-        )
+def _hyper(settings: UpdateSettings, adam_step: int = 1) -> Tensor:
+    return flow.tensor(replace(settings, adam_step=adam_step).vector())
 
 
-def _settings(step: int) -> _Settings:
+def _settings(step: int) -> UpdateSettings:
     """Return settings that vary per step; every third step only accumulates."""
-    return _Settings(
+    return UpdateSettings(
         learning_rates=(0.1 / (step + 1), 0.01 * (step + 1), 0.02),
         weight_decays=(0.0, 0.05, 0.0),
         momentum=0.8 + 0.01 * step,
@@ -188,8 +169,8 @@ def _initial(generator: np.random.Generator) -> list[_Array]:
     return [generator.standard_normal(shape).astype(np.float32).astype(np.float64) for shape in _SHAPES]
 
 
-def test_hyper_vector_keeps_precision_of_small_differences() -> None:
-    hyper = hyper_vector(
+def test_vector_keeps_precision_of_small_differences() -> None:
+    hyper = UpdateSettings(
         learning_rates=(0.1, 0.01, 0.02),
         weight_decays=(0.0, 5e-4, 0.0),
         momentum=0.9,
@@ -197,7 +178,7 @@ def test_hyper_vector_keeps_precision_of_small_differences() -> None:
         update=True,
         loss_scale=1024.0,
         adam_step=2,
-    )
+    ).vector()
     assert hyper.dtype == np.float32
     assert hyper[HyperIndex.LEARNING_RATE_0] == np.float32(0.1)
     assert hyper[HyperIndex.WEIGHT_DECAY_1] == np.float32(5e-4)
@@ -215,7 +196,7 @@ def test_single_sgd_step_known_values(update: _Update) -> None:
     # EMA with decay 0.75: 0.75 * 2 + 0.25 * 0.8125 = 1.703125. All exact in binary.
     store = _Store("sgd", [np.array([2.0])], [1])
     store.state.first_moment.copy_(flow.tensor([1.0]))
-    hyper = _Settings((0.0, 0.25, 0.0), (0.0, 0.5, 0.0), 0.5, 0.75, True, 2.0).vector(1)
+    hyper = _hyper(UpdateSettings((0.0, 0.25, 0.0), (0.0, 0.5, 0.0), 0.5, 0.75, True, 2.0))
     result = update("sgd", store.state, [flow.tensor([4.0])], hyper)
     arrays = store.arrays()
     assert arrays["parameter_0"][0] == 0.8125
@@ -237,7 +218,7 @@ def test_ten_steps_match_float64_formulas(rule: UpdateRule, update: _Update) -> 
             rule,
             store.state,
             [flow.tensor(gradient.astype(np.float32)) for gradient in gradients],
-            settings.vector(expected.updates + 1),
+            _hyper(settings, expected.updates + 1),
             max_norm=_MAX_NORM,
         )
         norm, updated = expected.step(gradients, settings)
@@ -259,7 +240,7 @@ def test_graph_matches_eager_bitwise(rule: UpdateRule, update: _Update) -> None:
     graph = _UpdateGraph(captured, rule, update)
     for step in range(_STEPS):
         gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
-        hyper = _settings(step).vector(step + 1)
+        hyper = _hyper(_settings(step), step + 1)
         ours = update(rule, eager.state, gradients, hyper, max_norm=_MAX_NORM)
         theirs = graph(hyper, *gradients)
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
@@ -274,7 +255,7 @@ def test_fused_matches_composed_bitwise(rule: UpdateRule) -> None:
     fused, composed = _Store(rule, start), _Store(rule, start)
     for step in range(_STEPS):
         gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(step, generator)]
-        hyper = _settings(step).vector(step + 1)
+        hyper = _hyper(_settings(step), step + 1)
         ours = update_parameters(rule, fused.state, gradients, hyper, max_norm=_MAX_NORM)
         with flow.no_grad():
             theirs = update_parameters_reference(rule, composed.state, gradients, hyper, max_norm=_MAX_NORM)
@@ -289,8 +270,8 @@ def test_gradients_as_one_flat_tensor(rule: UpdateRule, update: _Update) -> None
     start, gradients = _initial(generator), _initial(generator)
     whole, apart = _Store(rule, start), _Store(rule, start)
     flat = flow.tensor(np.concatenate([gradient.ravel() for gradient in gradients]).astype(np.float32))
-    ours = update(rule, whole.state, [flat], _settings(0).vector(1))
-    theirs = update(rule, apart.state, [flow.tensor(g.astype(np.float32)) for g in gradients], _settings(0).vector(1))
+    ours = update(rule, whole.state, [flat], _hyper(_settings(0)))
+    theirs = update(rule, apart.state, [flow.tensor(g.astype(np.float32)) for g in gradients], _hyper(_settings(0)))
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert_same_arrays(whole.arrays(), apart.arrays())
     assert all(array.any() for name, array in whole.arrays().items() if not name.startswith("gradient_sum"))
@@ -305,7 +286,7 @@ def test_nonfinite_gradient_resets_only_accumulation(rule: UpdateRule, bad: floa
     before = store.arrays()
     gradients = [flow.tensor(value.astype(np.float32)) for value in _initial(generator)]
     gradients[4][:, 0] = bad  # a norm of several 3e38 overflows float32, the numbers themselves do not
-    result = update(rule, store.state, gradients, _settings(0).vector(1)).numpy()
+    result = update(rule, store.state, gradients, _hyper(_settings(0))).numpy()
     assert not np.isfinite(result[0])
     assert result[1] == 0
     assert_same_arrays(store.arrays(), before)
@@ -314,7 +295,7 @@ def test_nonfinite_gradient_resets_only_accumulation(rule: UpdateRule, bad: floa
 @pytest.mark.parametrize("update", _IMPLEMENTATIONS)
 def test_accumulation_adds_gradients_and_reports_no_norm(update: _Update) -> None:
     store = _Store("sgd", [np.array([1.0, 2.0])], [0])
-    hyper = _settings(1).vector(1)
+    hyper = _hyper(_settings(1))
     for total in ([3.0, -1.0], [6.0, -2.0]):
         result = update("sgd", store.state, [flow.tensor([3.0, -1.0])], hyper).numpy()
         assert np.isnan(result[0])
@@ -327,13 +308,13 @@ def test_accumulation_adds_gradients_and_reports_no_norm(update: _Update) -> Non
 def test_norm_of_millions_of_elements_is_accurate(update: _Update) -> None:
     values = np.random.default_rng(5).random(5_000_000).astype(np.float32)
     store = _Store("sgd", [np.zeros(values.shape)], [1])
-    result = update("sgd", store.state, [flow.tensor(values)], _settings(0).vector(1)).numpy()
+    result = update("sgd", store.state, [flow.tensor(values)], _hyper(_settings(0))).numpy()
     assert result[0] == pytest.approx(np.linalg.norm(values.astype(np.float64)), rel=3e-7)
 
 
 def test_wrong_arguments_raise() -> None:
     store = _Store("sgd", [np.zeros(2)], [0])
-    hyper, gradient = _settings(0).vector(1), flow.zeros(2)
+    hyper, gradient = _hyper(_settings(0)), flow.zeros(2)
     with pytest.raises(ValueError, match="adagrad"):
         update_parameters("adagrad", store.state, [gradient], hyper)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1 parameters, but 2 gradients"):
@@ -350,7 +331,7 @@ def test_wrong_arguments_raise() -> None:
     with pytest.raises(ValueError, match=r"first_moment of shape \(3,\)"):
         UpdateState(state.parameters, state.groups, state.average, state.gradient_sum, flow.zeros(3))
     with pytest.raises(ValueError, match="adam_step=0"):
-        _settings(0).vector(0)
+        _hyper(_settings(0), 0)
 
 
 _Shapes = dict[str, list[tuple[int, ...]]]
@@ -402,9 +383,9 @@ def test_many_small_parameters_and_an_empty_one(rule: UpdateRule) -> None:
     start, gradients = ([generator.standard_normal(shape) for shape in shapes] for _ in range(2))
     fused, composed = (_Store(rule, start, [0] * len(shapes)) for _ in range(2))
     given = [flow.tensor(gradient.astype(np.float32)) for gradient in gradients]
-    ours = update_parameters(rule, fused.state, given, _settings(0).vector(1))
+    ours = update_parameters(rule, fused.state, given, _hyper(_settings(0)))
     with flow.no_grad():
-        theirs = update_parameters_reference(rule, composed.state, given, _settings(0).vector(1))
+        theirs = update_parameters_reference(rule, composed.state, given, _hyper(_settings(0)))
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     assert_same_arrays(fused.arrays(), composed.arrays())
 
@@ -416,7 +397,7 @@ def test_single_launch_on_cuda(rule: UpdateRule, request: pytest.FixtureRequest)
     gradients = [flow.tensor(gradient.astype(np.float32)) for gradient in _gradients(0, generator)]
     emulated = request.config.getoption("--kernels") == "emulated-cuda"
     for step in (0, 1):  # one that updates, one that accumulates
-        hyper = _settings(step).vector(1)
+        hyper = _hyper(_settings(step))
         launches = launches_of(partial(update_parameters, rule, store.state, gradients, hyper))
         assert launches == ({"update_parameters": 1} if emulated else {})
 
@@ -428,7 +409,7 @@ def test_results_do_not_depend_on_thread_order() -> None:
         generator = np.random.default_rng(37)
         store = _Store("adamw", [generator.standard_normal((9000,)), generator.standard_normal((64, 3))], [1, 2])
         gradients = [flow.tensor(generator.standard_normal(shape).astype(np.float32)) for shape in ((9000,), (64, 3))]
-        result = update_parameters("adamw", store.state, gradients, _settings(0).vector(1)).numpy()
+        result = update_parameters("adamw", store.state, gradients, _hyper(_settings(0))).numpy()
         outcomes.append({"result": result, **store.arrays()})
     shuffle_threads(0)
     for outcome in outcomes[1:]:
