@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.cli import benchmark_parser
 from benchmarks.harness.machine import PROJECT_FOLDER, is_busy
 from benchmarks.harness.points import Point
-from benchmarks.harness.results import is_result, naming_damaged, read_result, require_whole, without_folders
+from benchmarks.harness.results import is_result, read_result, reporting_damage, require_whole, without_folders
 from benchmarks.harness.tables import as_markdown
 from benchmarks.registry import BENCHMARKS
 from kernels.host.files import write_atomically
@@ -64,7 +64,7 @@ def run(flags: argparse.Namespace) -> int:
     pictures.mkdir(parents=True, exist_ok=True)
     for path, result in found:
         module = import_module(BENCHMARKS[result["benchmark"]].module)
-        with naming_damaged(path):
+        with reporting_damage(path):
             module.plot(result, pictures / _picture_name(path, results))
     write_atomically(page, page_text(found, results))
     print(f"{page}: {len(found)} results")
@@ -79,7 +79,7 @@ def page_text(found: Sequence[StoredResult], results: Path) -> str:
         if of_benchmark:
             sections.append(f"## {name}\n\n{entry.summary[0].upper()}{entry.summary[1:]}.\n")
             for path, result in of_benchmark:
-                with naming_damaged(path):
+                with reporting_damage(path):
                     sections.append(_section(path, result, found, results))
     return "\n".join(sections)
 
@@ -96,7 +96,7 @@ def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     found: list[tuple[Path, dict[str, Any]]] = []
     for path in sorted(folder.rglob("*.json")):
         result = read_result(path) if is_result(path) else {}
-        with naming_damaged(path):
+        with reporting_damage(path):
             if result:
                 require_whole(result)
             known = result.get("benchmark") in BENCHMARKS

@@ -16,7 +16,7 @@ from kernels.host.paths import printable
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
-from pipelines.pixels.device_copy import DrawnImages, HandOff
+from pipelines.pixels.device_copy import BatchCopier, DrawnImages
 from pipelines.pixels.drawing import open_drawing
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
@@ -61,7 +61,7 @@ class BatchSource:
         self.drawing = open_drawing(settings, images, self.timings)
         self._images, self._paths = images, paths
         self._backend = settings.backend
-        self._hand_over = HandOff()
+        self._copier = BatchCopier()
         self._running: _EpochWorker | None = None
         self._has_failed = False
 
@@ -87,17 +87,17 @@ class BatchSource:
                 if isinstance(made, BaseException):
                     raise made
                 self.timings.batches += 1
-                yield self._handed_over(made)
+                yield self._with_own_images(made)
         finally:
             run.stop()
-            self._hand_over.finish()
+            self._copier.finish()
 
-    def _handed_over(self, batch: Batch) -> Batch:
+    def _with_own_images(self, batch: Batch) -> Batch:
         """Return the batch with its own copy of the images, in a form that OneFlow accepts."""
         if not isinstance(batch.images, DrawnImages):
             return batch
         with self.timings.counting("waiting"):
-            return replace(batch, images=self._hand_over.take(batch.images))
+            return replace(batch, images=self._copier.take(batch.images))
 
     def stop(self) -> None:
         """Stop the preparation, and wait until it has stopped."""

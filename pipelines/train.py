@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines.augmentation.augment_config import AugmentConfig
-from pipelines.augmentation.draws import SampleDraws, SamplePlan, doubled, epoch_order
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, Picture
+from pipelines.augmentation.random_samples import RandomSamples, SamplePlan, doubled, epoch_order
 from pipelines.augmentation.rendering import render_sample
 from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex
@@ -42,7 +42,7 @@ class TrainPipeline:
             raise ValueError(f"batch size {batch_size}: must be a multiple of {per_image} with quad")
         self._per_image = per_image
         self._index, self._augment, self._settings, self._seed = index, augment, settings, seed
-        self._draws = SampleDraws(index, augment, seed=seed)
+        self._samples = RandomSamples(index, augment, seed=seed)
         self._sizes = index.sizes_wh
         pastes = augment.copy_paste > 0 and len(index.segments.points) > 0
         self._warp = not augment.axis_aligned or pastes
@@ -118,7 +118,7 @@ class TrainPipeline:
             side = self._settings.image_px if sizes is None else sizes[batch]
             output_wh = (side, side) if shapes_hw is None else (int(shapes_hw[batch, 1]), int(shapes_hw[batch, 0]))
             samples = [
-                self._draws.sample(
+                self._samples.sample(
                     epoch,
                     int(order[row]),
                     output_wh=output_wh,
@@ -159,7 +159,7 @@ class TrainPipeline:
         return BatchPlan(
             pictures=tuple(self._picture(sample, row) for row, sample in enumerate(samples)),
             shape_hw=(height, width),
-            labels=batch_labels([self._draws.labels(sample) for sample in samples]),
+            labels=batch_labels([self._samples.labels(sample) for sample in samples]),
             indices=np.array([sample.index for sample in samples], np.int64),
         )
 
@@ -172,15 +172,15 @@ class TrainPipeline:
         pictures, labels = [], []
         groups = [samples[start : start + 4] for start in range(0, len(samples), 4)]
         for row, group in enumerate(groups):
-            if len(group) < 4 or self._draws.enlarged_quad(epoch, first_group + row):
+            if len(group) < 4 or self._samples.enlarged_quad(epoch, first_group + row):
                 pictures.append(self._picture(doubled(group[0]), row))
-                labels.append(self._draws.labels(group[0]))
+                labels.append(self._samples.labels(group[0]))
                 continue
             parts = []
             for quarter, sample in enumerate(group):
                 down, across = divmod(quarter, 2)
                 pictures.append(self._picture(sample, row, at=(down * side, across * side)))
-                boxes = self._draws.labels(sample)
+                boxes = self._samples.labels(sample)
                 boxes[:, 1:] /= 2
                 boxes[:, 1:3] += (across / 2, down / 2)
                 parts.append(boxes)

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipelines.augmentation.boxes import normalise
-from pipelines.augmentation.draws import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
 from pipelines.augmentation.letterbox import rectangular_batches
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
+from pipelines.augmentation.random_samples import LABEL_CLIP_MARGIN_PX, canvas_labels, letterboxed
 from pipelines.augmentation.rendering import placed_image
 from pipelines.batches import Batch, BatchSource
 from pipelines.data.index import ImageIndex

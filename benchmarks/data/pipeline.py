@@ -79,7 +79,7 @@ class _Point:
         listed = f"{folder}/images.json"
         self._prepared: dict[str, Any] = {OURS: {}}
         self.workers[OURS].call(
-            "prepare", data=str(flags.data), threads=threads, device=flags.device, list_to=listed, **common
+            "prepare", data=str(flags.data), threads=threads, device=flags.device, list_file=listed, **common
         )
         if opencv is not None:
             self.workers[OPENCV] = enter(Worker(OPENCV, "benchmarks.peers.opencv_worker", threads=1, python=opencv))

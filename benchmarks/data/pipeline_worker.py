@@ -14,7 +14,7 @@ _PREFETCHED_BATCHES = 2
 _state: dict[str, Any] = {}
 
 
-def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, device: str, list_to: str) -> int:
+def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, device: str, list_file: str) -> int:
     """Index the data set, build the pipeline, write the peer's image list and return the number of images."""
     from graph_train.host.devices import select_device
     from kernels.plugin import load_plugin
@@ -29,7 +29,7 @@ def prepare(*, data: str, image_px: int, batch: int, threads: int, cache: bool, 
     dataset = load_dataset(data, require=("train",))
     index = index_images(dataset.train, dataset.class_names)
     listed = {"paths": [str(path) for path in index.paths], "labels": [rows.tolist() for rows in index.labels]}
-    Path(list_to).write_text(json.dumps(listed), encoding="utf-8")
+    Path(list_file).write_text(json.dumps(listed), encoding="utf-8")
     settings = BatchSettings(
         batch_size=batch, image_px=image_px, workers=threads, device=used_device, cache="ram" if cache else None
     )

@@ -40,7 +40,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_points(parser: argparse.ArgumentParser, points: Sequence[str]) -> None:
-    """Add `--points`; `points` are the default, which the benchmark sets itself."""
+    """Add `--points`; its help names the default `points`, which the benchmark applies itself."""
     parser.add_argument(
         "--points", nargs="+", metavar="MODEL:BATCH:PX", help=f"points to measure (default: {' '.join(points)})"
     )

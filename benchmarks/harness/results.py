@@ -99,8 +99,8 @@ def require_whole(result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def naming_damaged(path: Path) -> Iterator[None]:
-    """Raise ValueError with the file's name if its content, of which each benchmark has its own, cannot be used."""
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Turn errors about missing or wrong entries of a result into a ValueError that names the file."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

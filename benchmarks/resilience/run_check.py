@@ -94,7 +94,7 @@ def _differences(folder: Path, reference: Path) -> Iterator[str]:
 
 
 def newest_state(folder: Path, known: Mapping[State, str]) -> dict[str, Any]:
-    """Return epoch, batch and equality of the newest state; equality is None if the other run has no such state."""
+    """Return epoch and batch of the newest checkpoint, and whether its state equals the known one (None: not known)."""
     path = folder / "weights" / LAST
     if not path.exists():
         return {"epoch": None, "batch": None, "equal": None}

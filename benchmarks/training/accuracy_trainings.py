@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.data.resized_set import make_resized_set
 from benchmarks.harness.machine import commit
-from benchmarks.harness.results import naming_damaged, read_json, require_types, without_folders
+from benchmarks.harness.results import read_json, reporting_damage, require_types, without_folders
 from benchmarks.harness.training_command import as_flags, training_flags
 from benchmarks.harness.workers import Worker, environment_for
 from benchmarks.step.competitors import peer_versions
@@ -57,7 +57,7 @@ class Trainings:
         """
         rows = []
         for path in sorted(self.folder.glob("*.json")):
-            with naming_damaged(path):
+            with reporting_damage(path):
                 content = read_json(path)
                 settings, row = dict(content["settings"]), dict(content["row"])
                 require_types(row, {"seed": int, "side": str, "map": list, "map50": list})

@@ -1,4 +1,4 @@
-"""Agreement of all ranks on the device, the kernels and the data type of activations, which one graph has in common."""
+"""Agreement of all ranks on device, kernels and activation type, which must be equal because they share a graph."""
 
 import json
 import logging

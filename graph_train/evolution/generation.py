@@ -108,7 +108,7 @@ def _train(request: Mapping[str, Any]) -> None:
     write_atomically(Path(request["result"]), json.dumps(list(result.results)))
 
 
-def _train_quietly_interrupted(request: Mapping[str, Any]) -> int:
+def _train_without_interrupt_message(request: Mapping[str, Any]) -> int:
     """Train; leave it to the parent to report an interruption. Return the exit code."""
     try:
         _train(request)
@@ -125,7 +125,7 @@ def main() -> int:
 
     def command() -> int:
         with Interruptible():
-            return _train_quietly_interrupted(request)
+            return _train_without_interrupt_message(request)
 
     return run_command("graph-train", command, debug=bool(request["options"]["debug"]), process_ends=True)
 

@@ -118,7 +118,7 @@ class StopRequest(_Signals):
     def __init__(self) -> None:
         self.signal_name = ""
         self.forced = False
-        """Whether a second signal came, so that nothing may be waited for."""
+        """Whether a second signal came, so that the run must end without waiting for anything."""
         self.hung_up = False
         super().__init__({signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGHUP: self._on_hangup})
 

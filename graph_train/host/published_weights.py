@@ -97,7 +97,7 @@ def _is_intact(file: Path, published: PublishedFile) -> bool:
 def _fetch_into_cache(published: PublishedFile, target: Path) -> None:
     try:
         fetch_verified(
-            published.url, target, sha256=published.sha256, size=published.bytes, terms=f"licence {published.licence}"
+            published.url, target, sha256=published.sha256, size=published.bytes, note=f"licence {published.licence}"
         )
     except FetchError as error:
         raise ValueError(f"{published.url} {error}") from None

@@ -122,8 +122,8 @@ def _require_supported_python() -> None:
     """Reject modes of Python in which OneFlow does not work.
 
     Raises:
-        ValueError: assertions are removed, in which OneFlow registers its session; this is the development mode, in
-            which it crashes when tensors are moved; or warnings are errors, also those of compiling its modules.
+        ValueError: Python removes assertions, one of which registers OneFlow's session; is in development mode, in
+            which OneFlow crashes when tensors are moved; or turns warnings into errors, also those of its modules.
     """
     if sys.flags.optimize:
         raise ValueError(f"Python removes assertions (-O, PYTHONOPTIMIZE), but OneFlow needs them; {_REMEDY}")

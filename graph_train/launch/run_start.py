@@ -11,7 +11,15 @@ from graph_train.host.devices import cpu_threads
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
-from graph_train.runs.run_folder import HYPERPARAMETERS, LAST, PLACE, SETTINGS, ResumePoint, RunFolder, save_settings
+from graph_train.runs.run_folder import (
+    HYPERPARAMETERS,
+    LAST,
+    LOCATION_FLAGS,
+    SETTINGS,
+    ResumePoint,
+    RunFolder,
+    save_settings,
+)
 from graph_train.runs.saved_header import SavedHeader, read_header
 from graph_train.settings.flag_table import dashed
 from graph_train.settings.hyperparameters import Hyperparameters, load_hyperparameters
@@ -67,7 +75,7 @@ class RunStart:
         if checkpoint is not None:
             header = _header(checkpoint, point.file or folder.last)
             saved, hyp = dict(header.options), header.hyp
-            _warn_of_edits(folder.path / SETTINGS, saved, ignored=(*PLACE, *_CHANGEABLE_ON_RESUME))
+            _warn_of_edits(folder.path / SETTINGS, saved, ignored=(*LOCATION_FLAGS, *_CHANGEABLE_ON_RESUME))
             _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
         else:
             saved, hyp = _saved_settings(folder.path)
@@ -188,7 +196,7 @@ def _resumed_options(saved: Mapping[str, Any], flags: Mapping[str, Any], changea
     Raises:
         ValueError: a flag that must not change differs from the saved settings.
     """
-    merged = {name: value for name, value in saved.items() if name not in PLACE}
+    merged = {name: value for name, value in saved.items() if name not in LOCATION_FLAGS}
     given = options_from_flags(**flags).as_flat_dict()
     to_check = set(flags) - {"project", "resume"}
     if given["batch_size"] == AUTO_BATCH:

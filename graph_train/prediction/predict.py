@@ -259,8 +259,8 @@ class _PredictionRun:
                 continue
             with contextlib.closing(video):
                 self._predict_video(file, video)
-            if video.broke_off:
-                self._problems.append(self._unusable(file, video.broke_off))
+            if video.incomplete_reason:
+                self._problems.append(self._unusable(file, video.incomplete_reason))
         if not self._predictions and self._sources.live is None:
             raise ValueError(f"no usable image or video; first problem: {self._problems[0]}")
 
@@ -292,7 +292,7 @@ class _PredictionRun:
                     times = 1 if last is None else (number - last) // self._options.vid_stride
                     self._predict_frames(frames, batch, pixels, [number], times)
                 last = number
-        if live.broke_off:
+        if live.failed:
             self._problems.append(self._unusable(file, live.ended))
         elif live.ended:
             LOG.info("%s: %s", printable(file.shown), live.ended)

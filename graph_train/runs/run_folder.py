@@ -37,7 +37,7 @@ _OWN_NAMES = (
 )
 """Names of these files."""
 SETTINGS, HYPERPARAMETERS = "opt.yaml", "hyp.yaml"
-PLACE = ("project", "name", "exist_ok", "resume")
+LOCATION_FLAGS = ("project", "name", "exist_ok", "resume")
 """Flags that locate a run; they are not saved in checkpoints, so that equal runs have equal checkpoints."""
 
 
@@ -266,7 +266,7 @@ def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
     """Create the folder of a new run, see `make_unused_folder`.
 
     Raises:
-        ValueError: `exist_ok`, and the folder has files of such names but is not that of a run.
+        ValueError: with `exist_ok`, the folder is no run folder, but has files that a run would replace.
     """
     path = make_unused_folder(project, name, exist_ok=exist_ok)
     _reject_files_of_others(path)
@@ -274,13 +274,13 @@ def new_run_folder(project: str, name: str, *, exist_ok: bool) -> RunFolder:
 
 
 def _reject_files_of_others(path: Path) -> None:
-    """Reject a folder that is not that of a run, such as the project's, if a run might replace its files."""
+    """Reject a folder that is no run folder, such as that of the project, if a run would replace files in it."""
     if any(os.path.lexists(path / name) for name in (LOCK, SETTINGS)):
         return
     found = sorted(file for pattern in _OWN_NAMES for file in path.glob(pattern))
     if found:
         raise ValueError(
-            f"{printable(path)}: is not the folder of a run, which would replace files in it, such as "
+            f"{printable(path)}: is not a run folder, and a run would replace files in it, such as "
             f"{printable(found[0].name)}; choose another --name"
         )
 

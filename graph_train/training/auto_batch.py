@@ -54,7 +54,7 @@ class MemoryModel:
         """Return the peak memory of a run with this batch size."""
         facts, validated = self.facts, VAL_BATCH_FACTOR * batch
         steps = self._one_step(batch)
-        if facts.graphs_add_up:
+        if facts.graphs_have_own_memory:
             # Further graphs: one for batches with more labels than usual, one for the last batch of an epoch, one for
             # each shape of validation batches and one for the last of these.
             remainder = facts.train_images % batch if facts.train_images > batch else 0

@@ -34,7 +34,7 @@ class RunFacts:
     val_images: int
     val_shapes: int
     """Number of distinct shapes of validation batches."""
-    graphs_add_up: bool
+    graphs_have_own_memory: bool
     """Whether each compiled graph has its own memory."""
     sizes: float
     """Memory of the graphs of all `--multi-scale` sizes, relative to that of the largest; 1 without the flag."""
@@ -63,7 +63,7 @@ def _measure(request: Mapping[str, Any], write: Callable[[RunFacts | PhaseMemory
     options = options_from_flags(**{**request["options"], "batch_size": batches[-1]})
     memory = _Memory(select_device(options.engine.device), compiled=options.engine.graph)
     run = assemble(options, Hyperparameters(**request["hyp"]), fit_anchors=False)
-    write(_facts(run, graphs_add_up=memory.graphs_add_up))
+    write(_facts(run, graphs_have_own_memory=memory.graphs_have_own_memory))
     write(PhaseMemory("start", 0, memory.used()))
     before = memory.used()
     next(iter(run.train_pipeline.epoch(0)))
@@ -87,7 +87,7 @@ def measure_steps(
     for number, images in enumerate(batches):
         if number and used * images / batches[number - 1] > SAFE_FRACTION * memory.free():
             break
-        before = memory.used() if memory.graphs_add_up else before
+        before = memory.used() if memory.graphs_have_own_memory else before
         step(images)
         used = memory.used() - before
         write(PhaseMemory("step", images, used))
@@ -99,7 +99,7 @@ class _Memory:
     def __init__(self, device: str, *, compiled: bool) -> None:
         self._on_cpu = device == "cpu"
         self._number = 0 if self._on_cpu else int(device.partition(":")[2])
-        self.graphs_add_up = compiled
+        self.graphs_have_own_memory = compiled
         self._used_by_others = 0 if self._on_cpu else self._on_gpu()
 
     def used(self) -> int:
@@ -109,7 +109,7 @@ class _Memory:
         if not self._on_cpu:
             return self._on_gpu() - self._used_by_others
         # Eager steps free and reallocate memory, so the peak is what counts.
-        return resident_bytes() if self.graphs_add_up else peak_bytes()
+        return resident_bytes() if self.graphs_have_own_memory else peak_bytes()
 
     def _on_gpu(self) -> int:
         from graph_train.host.memory import device_memory
@@ -125,18 +125,18 @@ class _Memory:
         return free_memory() if self._on_cpu else device_memory(self._number).free
 
 
-def _facts(run: "TrainingRun", *, graphs_add_up: bool) -> RunFacts:
-    from pipelines.augmentation.draws import multi_scale_range
+def _facts(run: "TrainingRun", *, graphs_have_own_memory: bool) -> RunFacts:
+    from pipelines.augmentation.random_samples import multi_scale_range
 
     factor = 1.0
-    if run.setup.options.data.multi_scale and graphs_add_up:
+    if run.setup.options.data.multi_scale and graphs_have_own_memory:
         sizes = multi_scale_range(run.setup.image_px, run.state.network.spec.grid_px)
         factor = sum((size / sizes[-1]) ** 2 for size in sizes)
     return RunFacts(
         train_images=len(run.setup.data.train),
         val_images=len(run.setup.data.val),
         val_shapes=len(set(run.val_pipeline.shapes_hw)),
-        graphs_add_up=graphs_add_up,
+        graphs_have_own_memory=graphs_have_own_memory,
         sizes=factor,
     )
 
@@ -146,7 +146,7 @@ def _step(run: "TrainingRun", images: int) -> None:
     import numpy as np
 
     from kernels.runtime import flow
-    from pipelines.augmentation.draws import multi_scale_range
+    from pipelines.augmentation.random_samples import multi_scale_range
 
     setup, side = run.setup, run.setup.image_px
     if setup.options.data.multi_scale:

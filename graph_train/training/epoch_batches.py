@@ -14,7 +14,7 @@ from graph_train.training.image_weights import class_weights, epoch_class_weight
 from kernels.host.free_memory import free_memory
 from kernels.runtime import Tensor
 from models.padded_labels import label_capacity, pad_labels
-from pipelines.augmentation.draws import multi_scale_sizes
+from pipelines.augmentation.random_samples import multi_scale_sizes
 from pipelines.batches import Batch
 
 LOG = logging.getLogger("graph_train")

@@ -6,7 +6,7 @@ from graph_train.host.devices import cpu_threads
 from graph_train.runs.checkpoint import Checkpoint
 from graph_train.runs.cursor import Cursor
 from graph_train.runs.results_csv import ResultsCsv
-from graph_train.runs.run_folder import PLACE, RunFolder
+from graph_train.runs.run_folder import LOCATION_FLAGS, RunFolder
 from graph_train.runs.saving import Saving, Snapshot
 from graph_train.training.assembly import TrainingRun, anchors_px
 from graph_train.training.early_stopping import EarlyStopping
@@ -56,7 +56,7 @@ class RunCheckpoints:
     def _checkpoint(self) -> Checkpoint:
         run, flags = self._run, self._run.setup.options.as_flat_dict()
         header = {
-            "options": {key: value for key, value in flags.items() if key not in PLACE},
+            "options": {key: value for key, value in flags.items() if key not in LOCATION_FLAGS},
             "hyp": run.setup.hyp.as_dict(),
             "cursor": asdict(self._cursor),
             "counters": asdict(run.state.counters),

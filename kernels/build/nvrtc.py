@@ -30,7 +30,7 @@ def architecture_for(capability: tuple[int, int]) -> str:
     major, minor = capability
     if capability < OLDEST:
         raise PluginUnavailableError(
-            f"the GPU has compute capability {major}.{minor}; the CUDA kernels need 6.0; train on the CPU: --device cpu"
+            f"the GPU has compute capability {major}.{minor}; the CUDA kernels need 6.0 or newer; use --device cpu"
         )
     fitting = [name for name in ARCHITECTURES if name[3] == str(major) and int(name[4]) <= minor]
     return fitting[-1] if major < 10 and fitting else PORTABLE

@@ -98,7 +98,7 @@ def output_file(flag: str, name: str, *, makes_folder: bool = False) -> Path:
 
 
 def not_writable(folder: Path) -> str:
-    """Return why nothing can be created in a folder; "" if it can. Permissions do not tell, for instance in /proc."""
+    """Return why nothing can be created in a folder; "" if it can. Permission bits can be wrong, as in /proc."""
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".graph-train-", dir=folder))
     except OSError as error:

@@ -42,7 +42,7 @@ class YamlFile:
     def where(self, *key: Any) -> str:
         """Return "file:line:column" of the value at a key (indices for lists), or the file if it does not exist."""
         node = self._nodes.get(key)
-        return printable(self.path) if node is None else _place(self.path, node.start_mark)
+        return printable(self.path) if node is None else _where(self.path, node.start_mark)
 
     def line(self, *key: Any) -> str:
         """Return "file:line" of the value at a key, or the file if it does not exist."""
@@ -138,14 +138,14 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _place(path: Path, mark: Any) -> str:
+def _where(path: Path, mark: Any) -> str:
     return f"{printable(path)}:{mark.line + 1}:{mark.column + 1}"
 
 
 def _describe(path: Path, error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     parts = [" ".join(part.split()) for part in (error.context, error.problem) if part]
-    place = printable(path) if mark is None else _place(path, mark)
+    place = printable(path) if mark is None else _where(path, mark)
     return f"{place}: invalid yaml: {', '.join(parts)}"
 
 
@@ -161,14 +161,14 @@ def _check_nodes(root: yaml.Node, path: Path) -> None:
     def visit(node: yaml.Node) -> tuple[int, int]:
         """Return the number of nodes and levels of the expanded node."""
         if id(node) in open_nodes:
-            raise _NotPlainError(f"{_place(path, node.start_mark)}: the value contains itself through an alias")
+            raise _NotPlainError(f"{_where(path, node.start_mark)}: the value contains itself through an alias")
         if id(node) not in expanded:
             open_nodes.add(id(node))
             _check_node(node, path)
             below = [visit(child) for child in _children(node)]
             nodes, levels = 1 + sum(n for n, _ in below), 1 + max((n for _, n in below), default=0)
             open_nodes.remove(id(node))
-            place = _place(path, node.start_mark)
+            place = _where(path, node.start_mark)
             if nodes > MAX_EXPANDED_NODES:
                 raise _NotPlainError(f"{place}: more than {MAX_EXPANDED_NODES} values after expanding aliases")
             if levels > MAX_DEPTH:
@@ -197,7 +197,7 @@ def _can_name_a_file(text: str) -> bool:
 
 
 def _check_node(node: yaml.Node, path: Path) -> None:
-    place = _place(path, node.start_mark)
+    place = _where(path, node.start_mark)
     if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > MAX_NUMBER_LENGTH:
         raise _NotPlainError(f"{place}: number of {len(node.value)} characters; quote it if it is text")
     if isinstance(node, yaml.ScalarNode) and not _can_name_a_file(node.value):
@@ -219,7 +219,7 @@ def _scalar(node: yaml.ScalarNode, path: Path) -> Any:
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
-        place = _place(path, node.start_mark)
+        place = _where(path, node.start_mark)
         raise _NotPlainError(f"{place}: {node.value[:40]!r} does not fit its tag {node.tag!r}") from None
 
 
@@ -227,7 +227,7 @@ def _check_keys(node: yaml.MappingNode, path: Path) -> None:
     """Reject keys with equal values, such as 1, 01 and true, which would overwrite each other."""
     seen: dict[Any, yaml.Node] = {}
     for key, _ in node.value:
-        place = _place(path, key.start_mark)
+        place = _where(path, key.start_mark)
         if not isinstance(key, yaml.ScalarNode) or key.tag not in _PLAIN_TAGS:
             raise _NotPlainError(f"{place}: a key must be text or a number (merge keys << are not supported)")
         _check_node(key, path)

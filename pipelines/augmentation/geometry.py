@@ -13,7 +13,7 @@ from pipelines.augmentation import boxes
 
 
 @dataclass(frozen=True)
-class ViewDraw:
+class RandomTransform:
     """Parameters of a random transform.
 
     Attributes:
@@ -34,7 +34,7 @@ class ViewDraw:
     translate_y_px: float = 0.0
 
 
-def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
+def view_matrix(transform: RandomTransform, *, canvas_wh: tuple[int, int]) -> np.ndarray:
     """Return the transform from canvas px to output px, (3, 3) float64.
 
     The order is that of YOLOv5's random perspective: centre, perspective, rotation and scale, shear, translation.
@@ -42,14 +42,17 @@ def view_matrix(draw: ViewDraw, *, canvas_wh: tuple[int, int]) -> np.ndarray:
     centre = np.eye(3)
     centre[:2, 2] = -canvas_wh[0] / 2, -canvas_wh[1] / 2
     perspective = np.eye(3)
-    perspective[2, :2] = draw.perspective_x, draw.perspective_y
-    angle = math.radians(draw.angle_deg)
-    cosine, sine = draw.scale * math.cos(angle), draw.scale * math.sin(angle)
+    perspective[2, :2] = transform.perspective_x, transform.perspective_y
+    angle = math.radians(transform.angle_deg)
+    cosine, sine = transform.scale * math.cos(angle), transform.scale * math.sin(angle)
     turn = np.array(((cosine, sine, 0.0), (-sine, cosine, 0.0), (0.0, 0.0, 1.0)))
     shear = np.eye(3)
-    shear[0, 1], shear[1, 0] = math.tan(math.radians(draw.shear_x_deg)), math.tan(math.radians(draw.shear_y_deg))
+    shear[0, 1], shear[1, 0] = (
+        math.tan(math.radians(transform.shear_x_deg)),
+        math.tan(math.radians(transform.shear_y_deg)),
+    )
     translate = np.eye(3)
-    translate[:2, 2] = draw.translate_x_px, draw.translate_y_px
+    translate[:2, 2] = transform.translate_x_px, transform.translate_y_px
     return translate @ shear @ turn @ perspective @ centre
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from kernels.ops.drawing.function import Filter
 from pipelines.augmentation import geometry
-from pipelines.augmentation.draws import SamplePlan, View
 from pipelines.augmentation.mosaic import Rectangle, Size, Tile
+from pipelines.augmentation.random_samples import SamplePlan, View
 
 Span = tuple[float, float]
 

@@ -272,9 +272,8 @@ def _label_rows(path: Path, name: str, rows: Sequence[tuple[np.ndarray, np.ndarr
         return unusable_labels(path, text)
     problems: tuple[Problem, ...] = ()
     if len(kept) < len(rows):
-        text = (
-            f"{printable(name)}: {quantity(len(rows) - len(kept), 'annotation')} with class and box of another; skipped"
-        )
+        repeated = quantity(len(rows) - len(kept), "annotation")
+        text = f"{printable(name)}: {repeated} with the same class and box as another one; skipped"
         problems = (Problem(path, None, "warning", text, "row-repeated"),)
     boxes = np.array([row for row, _ in kept.values()], np.float32).reshape(-1, 5)
     polygons = [box_corners(row[1:]) if polygon is None else polygon for row, polygon in kept.values()]

@@ -114,8 +114,8 @@ class ImageFormats(ValueColumn[ImageFormat]):
         ]
         return cls(known, np.concatenate(codes), np.concatenate([part.file_bytes for part in parts]))
 
-    def chosen(self, keep: npt.NDArray[np.bool_]) -> "ImageFormats":
-        """Keep the images where `keep` (n,) is true."""
+    def selected(self, keep: npt.NDArray[np.bool_]) -> "ImageFormats":
+        """Return the column of the images where `keep` (n,) is true."""
         return ImageFormats(self.distinct, self.codes[keep], self.file_bytes[keep])
 
     def __len__(self) -> int:
@@ -195,8 +195,8 @@ class RowGroups(_Groups[np.ndarray]):
         """Return the rows of an image."""
         return self.rows[self.ends[number] : self.ends[number + 1]]
 
-    def chosen(self, keep: npt.NDArray[np.bool_]) -> "RowGroups":
-        """Keep the images where `keep` (n,) is true."""
+    def selected(self, keep: npt.NDArray[np.bool_]) -> "RowGroups":
+        """Return the column of the images where `keep` (n,) is true."""
         counts = self.counts
         return self if keep.all() else RowGroups(self.rows[np.repeat(keep, counts)], counts[keep])
 
@@ -232,10 +232,10 @@ class Polygons(_Groups[tuple[np.ndarray, ...]]):
         """Return the polygons of an image."""
         return tuple(self.points[n] for n in range(self.ends[number], self.ends[number + 1]))
 
-    def chosen(self, keep: npt.NDArray[np.bool_]) -> "Polygons":
-        """Keep the images where `keep` (n,) is true."""
+    def selected(self, keep: npt.NDArray[np.bool_]) -> "Polygons":
+        """Return the column of the images where `keep` (n,) is true."""
         counts = self.counts
-        return self if keep.all() else Polygons(self.points.chosen(np.repeat(keep, counts)), counts[keep])
+        return self if keep.all() else Polygons(self.points.selected(np.repeat(keep, counts)), counts[keep])
 
 
 class ImageSizes(ValueColumn[tuple[int, int]]):

@@ -173,7 +173,7 @@ def _fetched(archive: Archive, store: Path) -> Path:
     """Download and verify an archive."""
     file = store / f"{archive.sha256[:12]}-{name_of(archive.url)}"
     try:
-        fetch_verified(archive.url, file, sha256=archive.sha256, size=archive.bytes, terms=archive.licence)
+        fetch_verified(archive.url, file, sha256=archive.sha256, size=archive.bytes, note=archive.licence)
     except FetchError as error:
         raise ValueError(f"{archive.place}: {archive.url} {error}") from None
     except WrongContentError as error:

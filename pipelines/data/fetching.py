@@ -108,7 +108,7 @@ def name_of(url: str) -> str:
     return printable(url.rpartition("?")[0].rpartition("/")[2] or url.rpartition("/")[2] or "archive")
 
 
-def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = None, terms: str = "") -> None:
+def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = None, note: str = "") -> None:
     """Download a file and verify it, unless it exists; the target is created only when complete and verified.
 
     A partial download is kept as `<name>.part` and continued by the next call. Of concurrent processes, one downloads
@@ -119,7 +119,7 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
         target: the file, in an existing folder.
         sha256: 64 hexadecimal digits.
         size: expected size in bytes, if known.
-        terms: the licence, for the log.
+        note: text for the log, such as the licence.
     Raises:
         FetchError: the download failed, see `fetch`.
         WrongContentError: the checksum differs; the file is deleted.
@@ -132,7 +132,7 @@ def fetch_verified(url: str, target: Path, *, sha256: str, size: int | None = No
     partial = target.with_name(f"{target.name}.part")
 
     def download(url: str, output_file: str, _: pooch.Pooch) -> None:
-        _log.info("Downloading %s%s", url, f" ({terms})" if terms else "")
+        _log.info("Downloading %s%s", url, f" ({note})" if note else "")
         fetch(url, partial, size=size, attempts=ATTEMPTS)
         os.replace(partial, output_file)
 

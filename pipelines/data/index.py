@@ -185,15 +185,15 @@ def scan_images(
 
     scanned = cached_scan(listing, num_classes, cache_dir, scan_now)
     used, names = scanned.usable, listing.class_names
-    labels = scanned.labels.chosen(used)
+    labels = scanned.labels.selected(used)
     if single_class:
         labels = RowGroups(labels.rows * np.array([0, 1, 1, 1, 1], np.float32), labels.counts)
     return ImageIndex(
         paths=ImagePaths(compress(listing.images, used.tolist())),
         sizes=scanned.sizes[used],
         labels=labels,
-        segments=scanned.segments.chosen(used),
+        segments=scanned.segments.selected(used),
         class_names=(SINGLE_CLASS_NAME,) if single_class and len(names) != 1 else names,
-        formats=scanned.formats.chosen(used),
+        formats=scanned.formats.selected(used),
         problems=(*listing.problems, *chain.from_iterable(scanned.problems.values())),
     )

@@ -83,8 +83,8 @@ def parse_labels(content: bytes, file: Path, *, num_classes: int | None) -> Labe
         except _BadRowError as error:
             problems.append(Problem(file, number, "error", f"{error}; row dropped", error.code))
     if problems and not rows:
-        rows_there = "its only row cannot" if len(problems) == 1 else f"none of its {len(problems)} rows can"
-        text = f"{rows_there} be used; image skipped"
+        none_usable = "its only row cannot" if len(problems) == 1 else f"none of its {len(problems)} rows can"
+        text = f"{none_usable} be used; image skipped"
         return unusable_labels(file, text, _capped(problems, file))
     labels = _assemble(rows, file, problems)
     if len(labels.boxes) > MAX_ROWS:
@@ -223,6 +223,6 @@ def _capped(problems: Sequence[Problem], file: Path) -> tuple[Problem, ...]:
         return tuple(problems)
     rest = problems[MAX_REPORTS_PER_FILE:]
     # One problem represents the rest, with the most severe kind: a class out of range stops a training run.
-    heaviest = max(rest, key=lambda problem: (problem.code == "class-range", problem.severity == "error"))
-    text = f"{heaviest.text}; and {len(rest) - 1} more invalid or repeated rows in this file"
-    return (*problems[:MAX_REPORTS_PER_FILE], replace(heaviest, text=text))
+    worst = max(rest, key=lambda problem: (problem.code == "class-range", problem.severity == "error"))
+    text = f"{worst.text}; and {len(rest) - 1} more invalid or repeated rows in this file"
+    return (*problems[:MAX_REPORTS_PER_FILE], replace(worst, text=text))

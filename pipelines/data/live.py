@@ -40,7 +40,7 @@ class LiveVideo:
         size: width and height in px.
         rate: frames per second, as reported.
         ended: the reason why the stream has ended; "" while it is running.
-        broke_off: whether it ended because no frame arrived for `TIMEOUT_SECONDS`, the camera failed, or the server is
+        failed: whether it ended because no frame arrived for `TIMEOUT_SECONDS`, the camera failed, or the server is
             gone.
     """
 
@@ -62,7 +62,7 @@ class LiveVideo:
             raise OSError(f"{self._name}: opened, but no frame was received")
         self.size = (int(first.shape[1]), int(first.shape[0]))
         self.rate = frame_rate(self._capture)
-        self.ended, self.broke_off = "", False
+        self.ended, self.failed = "", False
         self._is_recording = address.lower().startswith(_HTTP_SCHEMES) and frame_count(self._capture) > 0
         self._number, self._next_number, self._newest = 1, 1, first
         self._frame_changed, self._closing = threading.Condition(), False
@@ -100,7 +100,7 @@ class LiveVideo:
             if not success:
                 stalled = time.monotonic() - started > TIMEOUT_SECONDS / 2
                 reason = f"sent no frame for {TIMEOUT_SECONDS:.0f} s" if stalled else self._failure()
-                self.broke_off = bool(reason)
+                self.failed = bool(reason)
                 reason = reason or "ended"
             elif (frame.shape[1], frame.shape[0]) != self.size:
                 success, reason = False, f"changed its size from {self.size[0]}x{self.size[1]} px; start again"

@@ -118,7 +118,7 @@ class Video:
                     return
 
     @property
-    def broke_off(self) -> str:
+    def incomplete_reason(self) -> str:
         """Why fewer frames could be read than the file should have; "" if all were read, or their number is unknown.
 
         The number is an estimate in files of varying frame rate, so the time of the last frame counts, too.

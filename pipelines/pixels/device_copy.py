@@ -44,7 +44,7 @@ class DeviceCopy:
         self._last_byte.numpy()
 
 
-class HandOff:
+class BatchCopier:
     """Copies of consecutive batches out of DALI's memory, which is released one batch later.
 
     To be used by the main thread, because OneFlow 0.9 can deadlock if two threads use it for the first time at once.

@@ -160,7 +160,8 @@ class FileImages(DecodedImages):
         """See `DecodedImages.tile`.
 
         Raises:
-            OSError: the cache file is damaged or missing, and the image cannot be decoded or the file not be written.
+            OSError: the cache file is damaged or missing, and the image cannot be decoded or the file cannot be
+                written.
         """
         (top, left), (height, width) = tile.crop_start, tile.crop_shape
         return self._files.rows(tile.source, top, height)[:, left : left + width]
@@ -224,7 +225,7 @@ class _CacheFiles:
         """Create an image's file unless it is complete.
 
         Raises:
-            OSError: the image cannot be decoded, or the file not be written.
+            OSError: the image cannot be decoded, or the file cannot be written.
         """
         if number not in self._unverified:
             self._written(number)
@@ -233,7 +234,7 @@ class _CacheFiles:
         """Return rows of an image, (count, w, 3) uint8 RGB; a damaged or missing file is written again.
 
         Raises:
-            OSError: the image cannot be decoded, or the file not be written.
+            OSError: the image cannot be decoded, or the file cannot be written.
         """
         width, height = self._index.sizes_wh[number]
         row_bytes = width * 3

@@ -25,15 +25,15 @@ def _check_views(z: Any, report: Report) -> None:
         height, width = params["image_hw"]
         border_y, border_x = params["border"]
         output_wh = (width + 2 * border_x, height + 2 * border_y)
-        draw = geometry.ViewDraw(**dict(zip(order, case["draws"].tolist(), strict=True)))
-        matrix = geometry.view_matrix(draw, canvas_wh=(width, height))
+        transform = geometry.RandomTransform(**dict(zip(order, case["draws"].tolist(), strict=True)))
+        matrix = geometry.view_matrix(transform, canvas_wh=(width, height))
         report.close(f"rp/{name}/M", matrix, case["M"], atol=1e-9)
         report.exact(f"rp/{name}/out_hw", output_wh[::-1], case["out_hw"])
         warped = output_wh != (width, height) or not np.array_equal(matrix, np.eye(3))
         report.exact(f"rp/{name}/warped", warped, case["warped"])
         polygons = _split(case["segments_xy"], case["segment_lengths"]) if "segments_xy" in case else []
         targets = case["targets_in"]
-        after, keep = geometry.map_labels(matrix, targets[:, 1:], polygons, scale=draw.scale, output_wh=output_wh)
+        after, keep = geometry.map_labels(matrix, targets[:, 1:], polygons, scale=transform.scale, output_wh=output_wh)
         report.close(f"rp/{name}/boxes", after, case["boxes_warped"], atol=1e-3)
         report.exact(f"rp/{name}/keep", keep, case["keep"])
         out = np.concatenate((targets[keep, :1], after[keep]), axis=1)

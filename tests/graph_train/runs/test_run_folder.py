@@ -115,7 +115,7 @@ def test_files_of_others_are_not_replaced(tmp_path: Path, file: str) -> None:
     for other in ("notes.txt", "data.yaml", "photo.jpg"):
         (tmp_path / other).touch()
     for project, name in ((tmp_path, ""), (tmp_path.parent, tmp_path.name)):
-        reason = f"is not the folder of a run, which would replace files in it, such as {Path(file).name}"
+        reason = f"is not a run folder, and a run would replace files in it, such as {Path(file).name}"
         with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: {reason}; choose another --name") + "$"):
             new_run_folder(str(project), name, exist_ok=True)
     assert not (tmp_path / LOCK).exists()

@@ -12,8 +12,8 @@ from graph_train.training.auto_batch import DEFAULT_BATCH, MAX_AUTO_BATCH, Memor
 from graph_train.training.batch_memory import PhaseMemory, RunFacts
 from tests.graph_train.training_runner import TrainingRunner
 
-ADDING = RunFacts(train_images=100, val_images=1000, val_shapes=2, graphs_add_up=True, sizes=1.0)
-SHARED = replace(ADDING, graphs_add_up=False)
+SEPARATE = RunFacts(train_images=100, val_images=1000, val_shapes=2, graphs_have_own_memory=True, sizes=1.0)
+SHARED = replace(SEPARATE, graphs_have_own_memory=False)
 STEPS = [PhaseMemory("step", 2, 700), PhaseMemory("step", 4, 900), PhaseMemory("step", 8, 1300)]
 MEASURED = [PhaseMemory("start", 0, 5000), PhaseMemory("data", 8, 80), *STEPS, PhaseMemory("validation", 8, 240)]
 
@@ -29,12 +29,12 @@ def test_memory_need_known_values() -> None:
     # 30 images: start, made, one step, 60 validated
     assert fit(SHARED, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 3500 + 60 * 30)
     # two graphs of 30, one of the last 10, validation graphs of 60 for two shapes and a rest
-    assert fit(ADDING, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 180 * 30)
+    assert fit(SEPARATE, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 180 * 30)
     # never more validation images than there are
-    few = replace(ADDING, val_images=7)
+    few = replace(SEPARATE, val_images=7)
     assert fit(few, MEASURED).required_bytes(30) == pytest.approx(5000 + 300 + 2 * 3500 + 1500 + 7 * 30)
     # one graph for each size of --multi-scale
-    scaled = fit(replace(ADDING, sizes=2.5), MEASURED)
+    scaled = fit(replace(SEPARATE, sizes=2.5), MEASURED)
     assert scaled.required_bytes(30) == pytest.approx(5000 + 300 + 3.5 * 3500 + 1500 + 180 * 30)
 
 

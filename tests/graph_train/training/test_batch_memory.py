@@ -9,7 +9,7 @@ from graph_train.host import memory as host_memory
 from graph_train.host.memory import DeviceMemory
 from graph_train.training.batch_memory import PhaseMemory, _facts, _Memory, measure_steps
 from models.spec import load_model_spec
-from pipelines.augmentation.draws import multi_scale_sizes
+from pipelines.augmentation.random_samples import multi_scale_sizes
 from tests.graph_train.tiny import TINY
 
 GB = 10**9
@@ -60,4 +60,4 @@ def test_multi_scale_sizes_match_training() -> None:
         val_pipeline=SimpleNamespace(shapes_hw=[(96, 96)]),
     )
     sizes = sorted(set(multi_scale_sizes(0, 0, 1000, image_px=128, stride=spec.grid_px)))
-    assert _facts(run, graphs_add_up=True).sizes == sum((size / sizes[-1]) ** 2 for size in sizes)
+    assert _facts(run, graphs_have_own_memory=True).sizes == sum((size / sizes[-1]) ** 2 for size in sizes)

@@ -6,20 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.augmentation import boxes, geometry
-from pipelines.augmentation.geometry import ViewDraw, map_boxes, map_labels, view_matrix
+from pipelines.augmentation.geometry import RandomTransform, map_boxes, map_labels, view_matrix
 from pipelines.augmentation.letterbox import letterbox, long_side_size, rectangular_batches, unletterbox_boxes
 from pipelines.augmentation.mosaic import mosaic4, mosaic9
 from tests.parity.augment import source_rectangle
 
 
 def test_view_without_augmentation_is_identity() -> None:
-    draw = ViewDraw(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas is not moved
-    assert np.array_equal(view_matrix(draw, canvas_wh=(100, 80)), np.eye(3))
+    transform = RandomTransform(translate_x_px=50, translate_y_px=40)  # the centre of a 100 x 80 canvas is not moved
+    assert np.array_equal(view_matrix(transform, canvas_wh=(100, 80)), np.eye(3))
 
 
 def test_scale_and_shift_known_values() -> None:
     # Twice as large about the centre (50, 50) of the canvas, which lands at (30, 20): x -> 2 (x - 50) + 30.
-    matrix = view_matrix(ViewDraw(scale=2, translate_x_px=30, translate_y_px=20), canvas_wh=(100, 100))
+    matrix = view_matrix(RandomTransform(scale=2, translate_x_px=30, translate_y_px=20), canvas_wh=(100, 100))
     assert np.allclose(matrix, [[2, 0, -70], [0, 2, -80], [0, 0, 1]])
     moved = map_boxes(matrix, np.array([[40.0, 45.0, 50.0, 60.0]]), output_wh=(60, 40))
     assert np.allclose(moved, [[10, 10, 30, 40]])
@@ -27,18 +27,18 @@ def test_scale_and_shift_known_values() -> None:
 
 def test_quarter_turn_known_values() -> None:
     # 90 degrees counter-clockwise on the screen takes the right edge of the canvas to the top.
-    matrix = view_matrix(ViewDraw(angle_deg=90, translate_x_px=50, translate_y_px=50), canvas_wh=(100, 100))
+    matrix = view_matrix(RandomTransform(angle_deg=90, translate_x_px=50, translate_y_px=50), canvas_wh=(100, 100))
     assert np.allclose(geometry.map_points(matrix, np.array([[100.0, 50.0]])), [[50, 0]])
 
 
 def test_shear_known_values() -> None:
-    matrix = view_matrix(ViewDraw(shear_x_deg=45), canvas_wh=(0, 0))
+    matrix = view_matrix(RandomTransform(shear_x_deg=45), canvas_wh=(0, 0))
     assert np.allclose(geometry.map_points(matrix, np.array([[1.0, 2.0]])), [[3, 2]])
 
 
 def test_perspective_known_values() -> None:
     # (x, y) -> (x, y) / (0.1 x + 1)
-    matrix = view_matrix(ViewDraw(perspective_x=0.1), canvas_wh=(0, 0))
+    matrix = view_matrix(RandomTransform(perspective_x=0.1), canvas_wh=(0, 0))
     assert np.allclose(geometry.map_points(matrix, np.array([[10.0, 4.0]])), [[5, 2]])
 
 
@@ -58,7 +58,7 @@ def test_surviving_boxes_known_values() -> None:
 
 def test_polygons_give_tighter_boxes_than_corners() -> None:
     # A diamond in its 10 x 10 box, turned by 45 degrees, is a square of side 10 / sqrt(2); its box would be 14 wide.
-    matrix = view_matrix(ViewDraw(angle_deg=45, translate_x_px=50, translate_y_px=50), canvas_wh=(100, 100))
+    matrix = view_matrix(RandomTransform(angle_deg=45, translate_x_px=50, translate_y_px=50), canvas_wh=(100, 100))
     diamond = np.array([[50.0, 45.0], [55.0, 50.0], [50.0, 55.0], [45.0, 50.0]])
     box = np.array([[45.0, 45.0, 55.0, 55.0]])
     tight, kept = map_labels(matrix, box, [diamond], scale=1.0, output_wh=(100, 100))

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.augmentation.augment_config import AugmentConfig
-from pipelines.augmentation.draws import SampleDraws, SamplePlan, View
+from pipelines.augmentation.random_samples import RandomSamples, SamplePlan, View
 from pipelines.data.index import ImageIndex
-from tests.pipelines.augmentation.test_draws import configs, random_index
+from tests.pipelines.augmentation.test_random_samples import configs, random_index
 
 DRAWS = 40
 Points = list[tuple[float, float]]
@@ -103,12 +103,12 @@ def survives(before: Sequence[float], after: Sequence[float], scale: float, min_
 def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
     """Check random samples and return the number of labels compared."""
     index = random_index(seed, polygons=polygons)
-    draws = SampleDraws(index, replace(augment, copy_paste=0.0), seed=seed)
+    samples = RandomSamples(index, replace(augment, copy_paste=0.0), seed=seed)
     compared = 0
     for number in range(DRAWS):
-        plan = draws.sample(number // 8, number % len(index), output_wh=(side, side))
+        plan = samples.sample(number // 8, number % len(index), output_wh=(side, side))
         expected = np.array(expected_rows(plan, index)).reshape(-1, 5)
-        rows = draws.labels(plan)
+        rows = samples.labels(plan)
         assert rows.shape == expected.shape
         assert np.allclose(rows, expected, atol=1e-5)
         compared += len(rows)

@@ -56,7 +56,10 @@ def test_repeated_annotations_are_used_once(tmp_path: Path) -> None:
     (image,) = read(content, tmp_path).images
     assert image.labels.boxes[:, 0].tolist() == [1, 0]
     (problem,) = image.labels.problems
-    assert problem.severity == "warning" and "a.png: 1 annotation with class and box of another" in problem.text
+    assert (
+        problem.severity == "warning"
+        and "a.png: 1 annotation with the same class and box as another one; skipped" in problem.text
+    )
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "\0"])

@@ -28,7 +28,7 @@ def test_rows_per_image() -> None:
     for ours, given in zip(groups, GROUPS, strict=True):
         assert ours.dtype == np.float32 and np.array_equal(ours, given)
     assert np.array_equal(groups[-1], GROUPS[2])
-    kept = groups.chosen(np.array([True, False, True]))
+    kept = groups.selected(np.array([True, False, True]))
     assert len(kept) == 2 and np.array_equal(kept[1], GROUPS[2])
     assert RowGroups.of([], columns=5).rows.shape == (0, 5)
     with pytest.raises(ValueError, match="3 entries, but counts add up to 2"):
@@ -39,7 +39,7 @@ def test_polygons_per_image() -> None:
     square, triangle = np.ones((4, 2), np.float32), np.zeros((3, 2), np.float32)
     polygons = Polygons.of([(square, triangle), (), (triangle,)])
     assert [[len(polygon) for polygon in image] for image in polygons] == [[4, 3], [], [3]]
-    kept = polygons.chosen(np.array([False, True, True]))
+    kept = polygons.selected(np.array([False, True, True]))
     assert [[len(polygon) for polygon in image] for image in kept] == [[], [3]]
     assert len(Polygons.of([(), ()]).points) == 0
 
@@ -50,7 +50,7 @@ def test_formats_are_deduplicated() -> None:
     assert formats == given and len(formats.distinct) == 2 and formats.counts_by_format.tolist() == [2, 1]
     assert formats.where(lambda form: form.kind == "jpeg").tolist() == [True, False, True]
     assert ImageFormats.joined([ImageFormats.of([PNG]), formats]) == (PNG, *given)
-    assert formats.chosen(np.array([False, True, True])) == given[1:]
+    assert formats.selected(np.array([False, True, True])) == given[1:]
 
 
 def test_sizes_are_python_ints() -> None:

@@ -37,7 +37,7 @@ def read_five_frames(address: str, end: Callable[[], None], reason: str = "ended
     video.close()
     assert len(seen) >= 5
     assert seen == sorted(set(seen))
-    assert (video.ended.rpartition(" ")[0], video.broke_off) == (f"{reason} after frame", reason != "ended")
+    assert (video.ended.rpartition(" ")[0], video.failed) == (f"{reason} after frame", reason != "ended")
     return video
 
 
@@ -76,7 +76,7 @@ def test_recording_is_read_without_gaps(camera: WebServer, tmp_path: Path) -> No
             seen.append(number)
         video.close()
         assert seen == list(range(1, 21, every))
-        assert (video.ended, video.broke_off) == ("ended after frame 20", False)
+        assert (video.ended, video.failed) == ("ended after frame 20", False)
 
 
 def test_only_newest_frame_is_kept(camera: WebServer) -> None:
@@ -103,7 +103,7 @@ def test_stalled_stream_times_out(camera: WebServer, monkeypatch: pytest.MonkeyP
     video = LiveVideo(f"{camera.address}/camera")
     camera.frozen.set()
     numbers = [number for number, _ in video.frames()]
-    assert video.broke_off
+    assert video.failed
     assert video.ended == f"sent no frame for 1 s after frame {numbers[-1]}"
     video.close()
 

@@ -54,14 +54,14 @@ def test_incomplete_file_is_noticed(tmp_path: Path, ending: str, capfd: pytest.C
         writer.write(frame)
     writer.release()
     whole = Video(path)
-    assert whole.frames == len(list(whole.read())) == 40 and whole.broke_off == ""
+    assert whole.frames == len(list(whole.read())) == 40 and whole.incomplete_reason == ""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     capfd.readouterr()
     cut = Video(path)
     read = 3 * len(list(cut.read(3)))
     assert 10 < read < 30
     found = re.fullmatch(
-        r"ends after frame (\d+) of 40, the file is incomplete or damaged; copy it again", cut.broke_off
+        r"ends after frame (\d+) of 40, the file is incomplete or damaged; copy it again", cut.incomplete_reason
     )
     assert found and read - 3 < int(found[1]) <= read
     path.write_bytes(b"")

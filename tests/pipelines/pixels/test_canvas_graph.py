@@ -179,9 +179,9 @@ def of_kind(index: ImageIndex, kind: str) -> ImageIndex:
         index,
         paths=ImagePaths(path for path, kept in zip(index.paths.texts, keep, strict=True) if kept),
         sizes=index.sizes[keep],
-        labels=index.labels.chosen(keep),
-        segments=index.segments.chosen(keep),
-        formats=index.formats.chosen(keep),
+        labels=index.labels.selected(keep),
+        segments=index.segments.selected(keep),
+        formats=index.formats.selected(keep),
     )
 
 

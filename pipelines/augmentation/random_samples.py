@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.augmentation import boxes, geometry
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import Pasted, choose_pasted, mirrored_boxes
-from pipelines.augmentation.geometry import ViewDraw
+from pipelines.augmentation.geometry import RandomTransform
 from pipelines.augmentation.letterbox import letterbox, long_side_size
 from pipelines.augmentation.mosaic import Size, Tile, mosaic4, mosaic9, place
 from pipelines.data.index import ImageIndex
@@ -123,7 +123,7 @@ def multi_scale_range(image_px: int, stride: int) -> list[int]:
     return [n * stride for n in range(max(1, low), max(1, high) + 1)]
 
 
-class SampleDraws:
+class RandomSamples:
     """Random samples of a data set, with given augmentation settings."""
 
     def __init__(self, images: ImageIndex, augment: AugmentConfig, *, seed: int) -> None:
@@ -212,7 +212,7 @@ class SampleDraws:
     ) -> View:
         augment = self._augment
         bend_x, bend_y, turn, grow, shear_x, shear_y, shift_x, shift_y = rng.uniform(-1, 1, 8).tolist()
-        draw = ViewDraw(
+        transform = RandomTransform(
             perspective_x=bend_x * augment.perspective,
             perspective_y=bend_y * augment.perspective,
             angle_deg=turn * augment.degrees,
@@ -222,8 +222,8 @@ class SampleDraws:
             translate_x_px=(0.5 + shift_x * augment.translate) * output_wh[0],
             translate_y_px=(0.5 + shift_y * augment.translate) * output_wh[1],
         )
-        matrix = geometry.view_matrix(draw, canvas_wh=canvas_wh)
-        return View(tuple(sources), tuple(placed), canvas_wh, output_wh, matrix, draw.scale, clip_labels)
+        matrix = geometry.view_matrix(transform, canvas_wh=canvas_wh)
+        return View(tuple(sources), tuple(placed), canvas_wh, output_wh, matrix, transform.scale, clip_labels)
 
     def _with_pasted(self, rng: np.random.Generator, view: View) -> View:
         """Apply copy-paste to the view, if it is enabled."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.augmentation.copy_paste import choose_pasted, mirrored_boxes
-from pipelines.augmentation.draws import SampleDraws, epoch_order, generator, multi_scale_sizes
+from pipelines.augmentation.random_samples import RandomSamples, epoch_order, generator, multi_scale_sizes
 from pipelines.augmentation.rendering import render_sample
 from pipelines.data.images import ImageFacts, ImageFormat
 from pipelines.data.index import ImageIndex
@@ -74,11 +74,11 @@ def test_ten_thousand_samples_are_valid(augment: AugmentConfig, seed: int, polyg
 
 def _check_forty_samples(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> None:
     index = random_index(seed, polygons=polygons)
-    draws = SampleDraws(index, augment, seed=seed)
+    samples = RandomSamples(index, augment, seed=seed)
     sizes = index.sizes_wh
     for number in range(40):
-        plan = draws.sample(number // 8, number % len(index), output_wh=(side, side))
-        rows = draws.labels(plan)
+        plan = samples.sample(number // 8, number % len(index), output_wh=(side, side))
+        rows = samples.labels(plan)
         assert rows.dtype == np.float32
         assert np.isfinite(rows).all()
         assert np.all(rows[:, 3:] > 0)
@@ -101,14 +101,14 @@ def assert_inside(start: tuple[int, int], shape: tuple[int, int], limit: tuple[i
 def test_sample_depends_only_on_key() -> None:
     index = random_index(7)
     augment = AugmentConfig(mixup=0.5, degrees=5)
-    one, other = SampleDraws(index, augment, seed=1), SampleDraws(index, augment, seed=1)
+    one, other = RandomSamples(index, augment, seed=1), RandomSamples(index, augment, seed=1)
     other.sample(3, 0, output_wh=(64, 64))  # another sample in between has no effect
-    a, b = (draws.sample(4, 0, output_wh=(64, 64)) for draws in (one, other))
+    a, b = (samples.sample(4, 0, output_wh=(64, 64)) for samples in (one, other))
     assert a.hsv_gains == b.hsv_gains
     assert [v.sources for v in a.views] == [v.sources for v in b.views]
     assert all(np.array_equal(v.matrix, w.matrix) for v, w in zip(a.views, b.views, strict=True))
     for changed in (
-        SampleDraws(index, augment, seed=2).sample(4, 0, output_wh=(64, 64)),
+        RandomSamples(index, augment, seed=2).sample(4, 0, output_wh=(64, 64)),
         one.sample(5, 0, output_wh=(64, 64)),
         one.sample(4, 0, output_wh=(64, 64), repeat=1),
     ):
@@ -131,24 +131,26 @@ def test_single_image_known_values() -> None:
     # 100 x 50 px at 64 px become 64 x 32, with a border of 16 px at the top; without random geometry.
     box = np.array([[1, 0.5, 0.5, 0.5, 0.5]], np.float32)
     still = AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0)
-    draws = SampleDraws(index_of([(100, 50)], [box]), still, seed=0)
-    plan = draws.sample(0, 0, output_wh=(64, 64))
+    samples = RandomSamples(index_of([(100, 50)], [box]), still, seed=0)
+    plan = samples.sample(0, 0, output_wh=(64, 64))
     assert plan.views[0].placements[0].rectangle == (0, 16, 64, 48)
-    assert np.allclose(draws.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
+    assert np.allclose(samples.labels(plan), [[1, 0.5, 0.5, 0.5, 0.25]], atol=1e-6)
 
 
 def test_flips_known_values() -> None:
     # 100 x 50 px becomes 64 x 32 with a border of 16 px above, so a centre at (0.25, 0.3) moves to (0.25, 0.4).
     box = np.array([[1, 0.25, 0.3, 0.5, 0.5]], np.float32)
-    draws = SampleDraws(index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0)
-    plan = draws.sample(0, 0, output_wh=(64, 64))
+    samples = RandomSamples(
+        index_of([(100, 50)], [box]), AugmentConfig(mosaic=0, translate=0, scale=0, fliplr=0), seed=0
+    )
+    plan = samples.sample(0, 0, output_wh=(64, 64))
     for left_right, up_down, centre in (
         (False, False, (0.25, 0.4)),
         (True, False, (0.75, 0.4)),
         (False, True, (0.25, 0.6)),
         (True, True, (0.75, 0.6)),
     ):
-        labels = draws.labels(replace(plan, flip_left_right=left_right, flip_up_down=up_down))
+        labels = samples.labels(replace(plan, flip_left_right=left_right, flip_up_down=up_down))
         np.testing.assert_allclose(labels, [[1, *centre, 0.5, 0.25]], atol=1e-6)
 
 
@@ -168,8 +170,8 @@ def test_copy_paste_known_values() -> None:
 def test_distributions_match_reference() -> None:
     index = index_of([(64, 64)] * 50, [np.zeros((0, 5), np.float32)] * 50)
     augment = AugmentConfig(mixup=0.3, flipud=0.2)
-    draws = SampleDraws(index, augment, seed=0)
-    plans = [draws.sample(epoch, n, output_wh=(64, 64)) for epoch in range(60) for n in range(50)]
+    samples = RandomSamples(index, augment, seed=0)
+    plans = [samples.sample(epoch, n, output_wh=(64, 64)) for epoch in range(60) for n in range(50)]
     assert np.mean([len(p.views) == 2 for p in plans]) == pytest.approx(0.3, abs=0.03)
     assert np.mean([p.flip_up_down for p in plans]) == pytest.approx(0.2, abs=0.03)
     assert np.mean([p.flip_left_right for p in plans]) == pytest.approx(0.5, abs=0.03)
@@ -193,7 +195,9 @@ def test_distributions_match_reference() -> None:
 def test_colours_are_unchanged_without_gain() -> None:
     index = random_index(7)
     strong, none = (
-        SampleDraws(index, AugmentConfig(mixup=0.5, hsv_h=h, hsv_s=0, hsv_v=0), seed=1).sample(0, 0, output_wh=(64, 64))
+        RandomSamples(index, AugmentConfig(mixup=0.5, hsv_h=h, hsv_s=0, hsv_v=0), seed=1).sample(
+            0, 0, output_wh=(64, 64)
+        )
         for h in (0.1, 0.0)
     )
     assert strong.hsv_gains is not None and strong.hsv_gains[1:] == (1.0, 1.0)
@@ -207,10 +211,10 @@ def test_colours_are_unchanged_without_gain() -> None:
 def test_mixup_partner_is_any_image() -> None:
     """Image weights select the images of an epoch and of its mosaics, but not the mixup partner, as in YOLOv5."""
     index = index_of([(64, 64)] * 20, [np.zeros((0, 5), np.float32)] * 20)
-    draws = SampleDraws(index, AugmentConfig(mixup=1.0), seed=0)
+    samples = RandomSamples(index, AugmentConfig(mixup=1.0), seed=0)
     blended = set()
     for epoch in range(50):
-        own, other = draws.sample(epoch, 2, output_wh=(64, 64), partners=np.array([2] * 20)).views
+        own, other = samples.sample(epoch, 2, output_wh=(64, 64), partners=np.array([2] * 20)).views
         assert own.sources == (2, 2, 2, 2)
         assert other.sources.count(2) >= 3
         blended |= set(other.sources)
