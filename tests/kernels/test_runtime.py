@@ -73,14 +73,14 @@ load(ctypes.addressof(scratch), True)  # may end the process: without a GPU ther
 
 
 def test_cudnn_finds_nvrtc() -> None:
-    """cuDNN's own function opens it by name, here as the loader's notes tell; the wheels' folders are not searched."""
+    """cuDNN opens NVRTC by name, as the log of the dynamic loader shows; the folders of the wheels are not searched."""
     ran = run_python("-c", _LOADS_NVRTC, env={**os.environ, "LD_DEBUG": "files,libs"}, errors="replace")
     notes = ran.stderr[ran.stderr.index("libnvrtc.so.11.2") :]
-    assert "libcuda.so [0];  dynamically loaded by" in notes, "it did not come as far as the driver"
+    assert "libcuda.so [0];  dynamically loaded by" in notes, "the program ended before it loaded the driver"
     assert "find library=libnvrtc" not in notes
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 and newer tell what they hold")
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs mallinfo2 of glibc 2.33")
 @pytest.mark.parametrize(("setting", "own_pages"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "33554432"}, False)])
 def test_large_blocks_are_returned_to_system(setting: dict[str, str], own_pages: bool) -> None:
     # Freeing 16 MB would make glibc take the next blocks of 1 MB from the heap. A few fit into holes that it has,

@@ -76,9 +76,9 @@ class VectorFile(Mapping[str, npt.NDArray[Any]]):
 def recorded(vectors: Mapping[str, Any], name: str) -> npt.NDArray[np.float32]:
     """Return the recorded values, in double precision where only float32 is not finite.
 
-    Where a file has `NAME_float64`, it shows what is rounding. The reference's CIoU divides by v - IoU + (1 + eps):
-    0 / 0 for equal boxes whose IoU rounds to 1 + 1.2e-7. Its gradient of width / height is 0 times infinity for boxes
-    that are 1e19 times wider than high. Ours are what the reference computes in double precision.
+    `NAME_float64`, if a file has it, tells rounding errors from others. The reference's CIoU divides by
+    v - IoU + (1 + eps): 0 / 0 for equal boxes whose IoU rounds to 1 + 1.2e-7. Its gradient of width / height is 0 times
+    infinity for boxes that are 1e19 times wider than high. Ours are what the reference computes in double precision.
     """
     single = vectors[name]
     if np.isfinite(single).all() or f"{name}_float64" not in vectors:

@@ -48,8 +48,8 @@ def _network(vectors: Any, architecture: str) -> DetectionModel:
 def seeded_state(model: DetectionModel, seed: int) -> dict[str, np.ndarray]:
     """Return random weights in the order of the state, exact in half precision, for any implementation to repeat.
 
-    Matrices and kernels are uniform with variance 1.7 / fan-in, against SiLU's loss of variance; scales of norms lie in
-    [0.6, 1.4], running variances in [0.5, 1.5]; biases and running means have deviation 0.1.
+    Matrices and kernels are uniform with variance 1.7 / fan-in, because SiLU reduces the variance; scales of norms lie
+    in [0.6, 1.4], running variances in [0.5, 1.5]; biases and running means have a standard deviation of 0.1.
     """
     draws, state = np.random.RandomState(seed), {}
     for name, tensor in model.state_dict().items():

@@ -188,8 +188,8 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
 def _compare_lengths(case: Case, kind: str, run: Replay, sampled: "_Sampled", report: Report) -> None:
     """Compare the L2 norm of each whole parameter, of which a state may have only a sample.
 
-    Norms differ by at most the norm of the difference, which is bounded as in `_compare_state`; what the whole tensor
-    moved follows from its sample.
+    Norms differ by at most the norm of the difference, which is bounded as in `_compare_state`; the change of the whole
+    tensor is estimated from its sample.
     """
     prefix = "model/" if kind == "final" else "ema/"
     optimizer, start = case.settings["opt_name"], sampled.of(case.initial)

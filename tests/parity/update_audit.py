@@ -1,8 +1,8 @@
 """Every update of every tensor compared with the optimizer's formula, from the state before and after it.
 
-Recorded final states show a wrong tensor only if its error is larger than what rounding makes of a whole run: after the
-first updates, an average differs from its weight by less than a rounding. Within one update nothing but the rounding of
-that update is between a value and its formula, whatever the tensor.
+A recorded final state shows a wrong tensor only if the error exceeds the rounding accumulated over the run: after the
+first updates, an average differs from its weight by less than one rounding. Within a single update, a correct value
+differs from its formula only by the rounding of that update.
 """
 
 from collections.abc import Mapping

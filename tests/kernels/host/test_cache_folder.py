@@ -13,7 +13,7 @@ from tests.pipelines.data_sets import add_image
 
 @pytest.fixture
 def without_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be a user without home folder, as in a container started with `--user 12345`."""
+    """Simulate a user without a home folder, as in a container started with `--user 12345`."""
 
     def unknown(_: int) -> None:
         raise KeyError("uid not found")

@@ -1,4 +1,4 @@
-"""Why NVIDIA's driver cannot be used, as small libraries in place of it tell."""
+"""Reasons why NVIDIA's driver cannot be used, reported by small fake drivers."""
 
 import subprocess
 from pathlib import Path
