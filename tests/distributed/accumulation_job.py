@@ -10,11 +10,17 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graph_train.ranks import team
+from graph_train.ranks.launcher import RankInfo
+
+if TYPE_CHECKING:  # loads OneFlow, which must wait until the ranks have joined
+    from graph_train.engine.state import TrainingState
+    from graph_train.engine.step import StepResult, TrainStep
+    from graph_train.ranks.exchange import Exchange
 
 CUT = 18
 """Number of batches after which the state is saved, in the middle of an update of four batches."""
@@ -28,7 +34,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     out.mkdir(exist_ok=True)
     step, exchange = _step(kind, info)
     first = _load(step.state, Path(start)) if start != "-" else 0
-    results: list[Any] = []
+    results: list[StepResult] = []
     if kind == "cuda-graph":
         reset_executed_ops()
     ahead = kind == "ahead-graph"
@@ -53,7 +59,7 @@ def main(out: Path, kind: str, start: str, last: int) -> None:
     team.current().report_done()
 
 
-def _step(kind: str, info: Any) -> tuple[Any, Any]:
+def _step(kind: str, info: RankInfo) -> "tuple[TrainStep, Exchange]":
     from graph_train.engine.state import TrainingState
     from graph_train.engine.step import EagerStep, GraphStep, StepConfig
     from graph_train.ranks.exchange import Exchange
@@ -82,7 +88,7 @@ def _step(kind: str, info: Any) -> tuple[Any, Any]:
     return step, Exchange(info.rank, info.world)
 
 
-def _start(step: Any, number: int, **changed: Any) -> None:
+def _start(step: "TrainStep", number: int, **changed: Any) -> None:
     from pipelines.shard import Shard
     from tests.graph_train.tiny import random_batch, tiny_schedule
 
@@ -92,7 +98,7 @@ def _start(step: Any, number: int, **changed: Any) -> None:
     step.start(images, labels, replace(tiny_schedule().at(number, number // 6), **changed))
 
 
-def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
+def _update_with_nonfinite_rank(step: "TrainStep", info: RankInfo, number: int) -> "StepResult":
     """Run an update for which only the last rank has non-finite gradients; the weights must not change."""
     from kernels.runtime import flow
 
@@ -113,7 +119,7 @@ def _update_with_nonfinite_rank(step: Any, info: Any, number: int) -> Any:
     return result
 
 
-def _save(state: Any, folder: Path, *, main: bool) -> None:
+def _save(state: "TrainingState", folder: Path, *, main: bool) -> None:
     state.flush()
     if main:
         folder.mkdir(exist_ok=True)
@@ -121,7 +127,7 @@ def _save(state: Any, folder: Path, *, main: bool) -> None:
         (folder / "counters.json").write_text(json.dumps(asdict(state.counters)))
 
 
-def _load(state: Any, folder: Path) -> int:
+def _load(state: "TrainingState", folder: Path) -> int:
     from graph_train.engine.state import Counters
 
     counters = Counters(**json.loads((folder / "counters.json").read_text()))

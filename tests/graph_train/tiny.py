@@ -1,10 +1,12 @@
 """A network that compiles in a second, with every type of connection in YOLOv5."""
 
+from typing import TypeVar
+
 import numpy as np
 
 from graph_train.engine.schedule import Schedule
 from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep, StepConfig
+from graph_train.engine.step import StepConfig, TrainStep
 from kernels.framework.activation_type import ActivationType
 from kernels.ops.update.function import UpdateRule
 from kernels.runtime import flow
@@ -13,6 +15,8 @@ from models.loss_config import LossConfig
 from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
 from models.spec import load_model_spec
+
+Step = TypeVar("Step", bound=TrainStep)
 
 TINY = {
     "nc": 3,
@@ -59,12 +63,12 @@ def steepen(network: DetectionModel, images: np.ndarray) -> DetectionModel:
 
 
 def tiny_step(
-    kind: type[EagerStep] | type[GraphStep],
+    kind: type[Step],
     *,
     rule: UpdateRule = "sgd",
     batch_size: int = 4,
     activation_type: ActivationType = ActivationType.FLOAT32,
-) -> EagerStep | GraphStep:
+) -> Step:
     """Return a step on the tiny network, with the same initial state in every call."""
     network = tiny_network().compute_in(activation_type)
     state = TrainingState(network, tiny_network(), rule=rule)

@@ -133,7 +133,7 @@ def stale_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, np.ndarray]] = []
     original = engine_step.TrainStep.__call__
 
-    def observed(step: Any, *inputs: Any) -> Any:
+    def observed(step: engine_step.TrainStep, *inputs: Any) -> Any:
         seen.append({name: value.numpy().copy() for name, value in step.state.network.named_parameters()})
         return original(step, *inputs)
 
@@ -192,7 +192,7 @@ def _at_iteration(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, np.nda
     original, counts = engine_step.TrainStep.__call__, dict[int, int]()
     running = [0]
 
-    def counted(step: Any, *inputs: Any) -> Any:
+    def counted(step: engine_step.TrainStep, *inputs: Any) -> Any:
         running[0] = counts.get(id(step), 0)
         counts[id(step)] = running[0] + 1
         return original(step, *inputs)
@@ -248,7 +248,7 @@ def mean_of_accumulated_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 def only_the_last_accumulated_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     original = engine_step.TrainStep.__call__
 
-    def emptied(step: Any, *inputs: Any) -> Any:
+    def emptied(step: engine_step.TrainStep, *inputs: Any) -> Any:
         step.state.drop_pending_gradients()
         return original(step, *inputs)
 
@@ -262,7 +262,7 @@ def gradient_not_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
 def statistics_averaged_half_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     original = engine_step.TrainStep._scalars
 
-    def changed(step: Any, *inputs: Any) -> np.ndarray:
+    def changed(step: engine_step.TrainStep, *inputs: Any) -> np.ndarray:
         values = original(step, *inputs)
         values[-1] /= 2
         return values
@@ -277,7 +277,7 @@ def a_quarter_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 def _after_each_step(monkeypatch: pytest.MonkeyPatch, change: Callable[[TrainingState], None]) -> None:
     original = engine_step.TrainStep.__call__
 
-    def changed(step: Any, *inputs: Any) -> Any:
+    def changed(step: engine_step.TrainStep, *inputs: Any) -> Any:
         result = original(step, *inputs)
         with flow.no_grad():
             change(step.state)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from graph_train.engine.schedule import IterationSettings, Schedule
 from graph_train.engine.state import TrainingState
-from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult
-from kernels.runtime import flow
+from graph_train.engine.step import EagerStep, GraphStep, StepConfig, StepResult, TrainStep
+from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.network import DetectionModel
 from models.padded_labels import label_capacity, pad_labels
@@ -210,7 +210,8 @@ def replay(
                 labels[move.image, move.slot, 1:5] = move.box
         observe(iteration, state, labels)
         settings = schedule.at(iteration, iteration // case.settings["nb"])
-        results.append(step(flow.tensor(case.images(iteration)), flow.tensor(labels), settings))
+        batch = flow.tensor(case.images(iteration)), flow.tensor(labels)
+        results.append(step(*batch, settings))
         all_settings.append(settings)
         if audit:
             audit.after_step(settings, updated=results[-1].updated)
@@ -219,14 +220,21 @@ def replay(
         audit.after_flush()
     arrays, updates = state.arrays(), state.counters.updates
     if audit and iterations is None:
-        state.counters = replace(state.counters, updates=LATE_UPDATES)
-        late = replace(settings, update=True)
-        taken = step(flow.tensor(case.images(iteration)), flow.tensor(labels), late)
-        audit.after_step(late, updated=taken.updated)
-        state.flush()
-        audit.after_flush()
+        _audit_late_update(audit, step, batch, settings)
     accumulate = tuple(schedule.accumulate(iteration) for iteration in numbers)
     groups = dict(zip(state.trained, state.groups, strict=True))
     return Replay(
         tuple(results), tuple(all_settings), accumulate, arrays, updates, groups, audit.errors if audit else {}
     )
+
+
+def _audit_late_update(
+    audit: UpdateAudit, step: TrainStep, batch: tuple[Tensor, Tensor], settings: IterationSettings
+) -> None:
+    """Take and audit one more update, as if after `LATE_UPDATES`."""
+    step.state.counters = replace(step.state.counters, updates=LATE_UPDATES)
+    late = replace(settings, update=True)
+    result = step(*batch, late)
+    audit.after_step(late, updated=result.updated)
+    step.state.flush()
+    audit.after_flush()
