@@ -16,7 +16,7 @@ from kernels.host.paths import printable
 from pipelines.augmentation.plans import BatchPlan, FileGeometry
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.decoding import QUEUE_DEPTH
-from pipelines.pixels.device_copy import BatchCopier, DrawnImages
+from pipelines.pixels.device_copy import BatchCopier, RenderedImages
 from pipelines.pixels.drawing import open_drawing
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
@@ -94,7 +94,7 @@ class BatchSource:
 
     def _with_own_images(self, batch: Batch) -> Batch:
         """Return the batch with its own copy of the images, in a form that OneFlow accepts."""
-        if not isinstance(batch.images, DrawnImages):
+        if not isinstance(batch.images, RenderedImages):
             return batch
         with self.timings.counting("waiting"):
             return replace(batch, images=self._copier.take(batch.images))

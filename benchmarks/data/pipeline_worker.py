@@ -147,15 +147,15 @@ def _copy_batches(plans: list[Any]) -> float:
 
 def _hand_over_on_device(plans: list[Any]) -> float:
     from pipelines.pixels.canvas_graph import CanvasPipeline
-    from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
+    from pipelines.pixels.device_copy import DeviceCopy, RenderedImages
     from pipelines.pixels.encoded_images import ImageBytes
 
     canvases, images, spent = CanvasPipeline(_state["pipeline"].graph_settings), ImageBytes(_state["index"]), 0.0
     for plan in plans:
         canvases.submit(plan, [[images.tile(t) for t in view.tiles] for view in plan.views])
-        drawn = canvases.collect()
+        rendered = canvases.collect()
         start = time.perf_counter()
-        DeviceCopy(DrawnImages(drawn, plan.images_shape)).wait()
+        DeviceCopy(RenderedImages(rendered, plan.images_shape)).wait()
         spent += time.perf_counter() - start
         canvases.release()
     canvases.close()

@@ -306,7 +306,7 @@ class _PredictionRun:
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(contextlib.closing(FrameBatches(file.path, video.size, settings)))
             target = None
-            if self._output.drawing is not None and self._output.save_drawn:
+            if self._output.drawing is not None and self._output.save_annotated:
                 path = self._output.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 rate = video.rate / self._options.vid_stride
@@ -398,7 +398,7 @@ def _output_settings(options: PredictOptions) -> OutputSettings:
         crops=options.save_crop,
         entries=options.save_json,
         table=options.save_csv,
-        save_drawn=not options.nosave,
+        save_annotated=not options.nosave,
         show=options.view_img,
     )
 

@@ -78,14 +78,14 @@ class OutputSettings:
     crops: bool
     entries: bool
     table: bool = False
-    save_drawn: bool = True
+    save_annotated: bool = True
     show: bool = False
 
     @property
     def writes_files(self) -> bool:
         """Whether any file will be written."""
-        drawn = self.drawing is not None and self.save_drawn
-        return drawn or self.labels or self.crops or self.entries or self.table
+        annotated = self.drawing is not None and self.save_annotated
+        return annotated or self.labels or self.crops or self.entries or self.table
 
 
 class PredictionWriter:
@@ -127,9 +127,9 @@ class PredictionWriter:
         self._write_rows(prediction, picture, self._crop_files(prediction))
         if video is not None and self._settings.drawing is not None:
             draw_detections(picture, prediction.detections, self._names, self._settings.drawing)
-            drawn = np.asarray(picture)
+            annotated = np.asarray(picture)
             for _ in range(times):
-                video.add(drawn)
+                video.add(annotated)
 
     def write_table(self) -> None:
         """Write the rows so far to the CSV file; later rows are appended at once instead of being kept in memory."""
@@ -219,7 +219,7 @@ class PredictionWriter:
         self._write_rows(prediction, picture, crops)
         if drawing is not None:
             draw_detections(picture, prediction.detections, self._names, drawing)
-            if self._settings.save_drawn:
+            if self._settings.save_annotated:
                 target = self._settings.folder / prediction.name
                 if target.suffix.lower() not in _WRITABLE:
                     target = target.with_suffix(".jpg")

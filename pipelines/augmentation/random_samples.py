@@ -113,8 +113,8 @@ def multi_scale_sizes(seed: int, epoch: int, batches: int, *, image_px: int, str
     Source: YOLOv5's `--multi-scale`; there a batch is scaled after loading, here it is rendered at its size.
     """
     sizes = multi_scale_range(image_px, stride)
-    drawn = generator(seed, epoch, purpose=_SIZES).integers(0, len(sizes), size=batches)
-    return [sizes[n] for n in drawn]
+    choices = generator(seed, epoch, purpose=_SIZES).integers(0, len(sizes), size=batches)
+    return [sizes[n] for n in choices]
 
 
 def multi_scale_range(image_px: int, stride: int) -> list[int]:

@@ -43,10 +43,10 @@ def tile(slot: int, backend: Backend, *, decoded: bool) -> Any:
     sampling = external_input(f"sampling{slot}", types.FLOAT, 2)
     # DALI converts this statement to a split of the batch, so that each tile passes one of the two operators.
     if external_input(f"shrinks{slot}", types.BOOL, 0):
-        drawn = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
+        resampled = fn.resize(crop, roi_start=start, roi_end=end, size=shape)
     else:
-        drawn = fn.experimental.warp_perspective(crop, matrix=sampling, size=shape, border_mode="replicate")
-    return drawn
+        resampled = fn.experimental.warp_perspective(crop, matrix=sampling, size=shape, border_mode="replicate")
+    return resampled
 
 
 def composite_on_cpu(tiles: Sequence[Any]) -> Any:

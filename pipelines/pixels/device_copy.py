@@ -6,15 +6,15 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class DrawnImages:
+class RenderedImages:
     """Finished images of a batch in DALI's memory, which is valid as long as this object exists.
 
     Attributes:
-        drawn: DALI TensorList of uint8 in one block of memory that begins with the images.
+        output: DALI TensorList of uint8 in one block of memory that begins with the images.
         shape: (B, 3, H, W) of the images.
     """
 
-    drawn: Any
+    output: Any
     shape: tuple[int, ...]
 
 
@@ -29,12 +29,12 @@ class DeviceCopy:
         images: (B, 3, H, W) uint8; OneFlow can use it at once, because its work is executed in order.
     """
 
-    def __init__(self, source: DrawnImages) -> None:
+    def __init__(self, source: RenderedImages) -> None:
         # Imported here, because pipelines on a CPU do not need it.
         from kernels.runtime import flow
 
-        volume = sum(math.prod(entry) for entry in source.drawn.shape())
-        shared = flow.from_dlpack(source.drawn.as_reshaped_tensor([volume]).__dlpack__())
+        volume = sum(math.prod(entry) for entry in source.output.shape())
+        shared = flow.from_dlpack(source.output.as_reshaped_tensor([volume]).__dlpack__())
         copied = shared[: math.prod(source.shape)].clone()
         self.images = copied.view(*source.shape)
         self._source, self._last_byte = source, copied[-1:].to("cpu")
@@ -53,7 +53,7 @@ class BatchCopier:
     def __init__(self) -> None:
         self._current: DeviceCopy | None = None
 
-    def take(self, source: DrawnImages) -> Any:
+    def take(self, source: RenderedImages) -> Any:
         """Start a copy to a OneFlow tensor (B, 3, H, W) uint8 and return it, after waiting for the previous copy."""
         self.finish()
         self._current = DeviceCopy(source)

@@ -20,7 +20,7 @@ from pipelines.augmentation.rendering import ViewRender
 from pipelines.pixels.canvas_graph import CanvasPipeline, GraphSettings
 from pipelines.pixels.colour import finish_picture, mix_images
 from pipelines.pixels.decoding import TileDecoder
-from pipelines.pixels.device_copy import DrawnImages
+from pipelines.pixels.device_copy import RenderedImages
 from pipelines.pixels.image_cache import ImageStore
 from pipelines.pixels.timings import Timings
 
@@ -36,7 +36,7 @@ class Drawing(Protocol):
         """Wait until the oldest queued plan is decoded, and start drawing it.
 
         Returns:
-            A function that waits for the images: an array, or `DrawnImages` if the graph finishes them.
+            A function that waits for the images: an array, or `RenderedImages` if the graph finishes them.
         Raises:
             RuntimeError: DALI cannot decode an image; see `restart`.
         """
@@ -76,9 +76,9 @@ class GraphDrawing:
     def start(self, plan: BatchPlan) -> Callable[[], Any]:
         """See `Drawing`; everything is complete when it returns."""
         with self._timings.counting("dali"):
-            drawn = self._canvases.collect()
+            output = self._canvases.collect()
         with self._timings.counting("pixels"):
-            images = _host_images(drawn, plan)
+            images = _host_images(output, plan)
             self._canvases.release()
         return lambda: images
 
@@ -95,13 +95,13 @@ class GraphDrawing:
 class DeviceDrawing(GraphDrawing):
     """Drawing and finishing in DALI; the images stay on the device."""
 
-    def start(self, plan: BatchPlan) -> Callable[[], DrawnImages]:
+    def start(self, plan: BatchPlan) -> Callable[[], RenderedImages]:
         """See `Drawing`; everything is complete when it returns."""
         with self._timings.counting("dali"):
-            drawn = self._canvases.collect()
+            output = self._canvases.collect()
         # DALI does not reuse memory that is still referenced.
         self._canvases.release()
-        return lambda: DrawnImages(drawn, plan.images_shape)
+        return lambda: RenderedImages(output, plan.images_shape)
 
 
 class KernelDrawing:
@@ -205,10 +205,10 @@ def draw_view(view: ViewRender, crops: Sequence[np.ndarray], target: np.ndarray)
         )
 
 
-def _host_images(drawn: Any, plan: BatchPlan) -> np.ndarray:
+def _host_images(output: Any, plan: BatchPlan) -> np.ndarray:
     """Blend, colour and copy images rendered by DALI into a new array."""
     images = plan.empty_images()
     for number, (picture, finish) in enumerate(zip(plan.pictures, plan.finishes, strict=False)):
-        views = [drawn.at(n) for n in (number, finish.partner) if n is not None]
+        views = [output.at(n) for n in (number, finish.partner) if n is not None]
         finish_picture(views, finish.mix_ratio, finish.hsv_gains, picture.window(images))
     return images

@@ -109,10 +109,10 @@ def test_interrupt_raises_keyboard_interrupt() -> None:
     code = (
         "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from kernels.runtime import flow\n"
-        "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('told')"
+        "try: os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt: print('caught')"
     )
     done = run_python("-c", code)
-    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 @pytest.mark.parametrize("module", ["oneflow.framework.c_api_util", "oneflow.nn"])
@@ -129,11 +129,11 @@ sys.meta_path.insert(0, Interrupting())
 try:
     import kernels.runtime
 except KeyboardInterrupt:
-    print("told", flush=True)
+    print("caught", flush=True)
     os._exit(0 if not signal.pthread_sigmask(signal.SIG_BLOCK, []) else 1)
 """
     done = run_python("-c", code)
-    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "caught\n"), done.stderr
 
 
 def test_oneflow_uses_newer_nccl(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def seeded_state(model: DetectionModel, seed: int) -> dict[str, np.ndarray]:
     Matrices and kernels are uniform with variance 1.7 / fan-in, because SiLU reduces the variance; scales of norms lie
     in [0.6, 1.4], running variances in [0.5, 1.5]; biases and running means have a standard deviation of 0.1.
     """
-    draws, state = np.random.RandomState(seed), {}
+    random, state = np.random.RandomState(seed), {}
     for name, tensor in model.state_dict().items():
         value = tensor.numpy()
         if name.endswith("num_batches_tracked"):
@@ -62,14 +62,14 @@ def seeded_state(model: DetectionModel, seed: int) -> dict[str, np.ndarray]:
             continue
         if value.ndim > 1:
             bound = np.sqrt(3 * 1.7 * value.shape[0] / value.size)
-            drawn = draws.uniform(-bound, bound, value.shape)
+            values = random.uniform(-bound, bound, value.shape)
         elif name.endswith("running_var"):
-            drawn = draws.uniform(0.5, 1.5, value.shape)
+            values = random.uniform(0.5, 1.5, value.shape)
         elif name.endswith("weight"):
-            drawn = draws.uniform(0.6, 1.4, value.shape)
+            values = random.uniform(0.6, 1.4, value.shape)
         else:
-            drawn = draws.normal(0.0, 0.1, value.shape)
-        state[name] = drawn.astype(np.float16).astype(np.float32)
+            values = random.normal(0.0, 0.1, value.shape)
+        state[name] = values.astype(np.float16).astype(np.float32)
     return state
 
 

@@ -47,8 +47,8 @@ def draw_region(crop: np.ndarray, region: Region, target: np.ndarray, *, filter:
     draw.restype = None
     draw.argtypes = (_POINTER, *[_NUMBER] * 3, ctypes.c_double * 4, *[_NUMBER] * 3, _POINTER, *[_NUMBER] * 2)
     source = (crop.ctypes.data, *crop.shape[:2], crop.strides[0])
-    drawn = (*target.shape[1:3], target.ctypes.data, *target.strides[:2])
-    draw(*source, edges, _number(filter), *drawn)
+    destination = (*target.shape[1:3], target.ctypes.data, *target.strides[:2])
+    draw(*source, edges, _number(filter), *destination)
 
 
 def draw_region_reference(crop: np.ndarray, region: Region, shape: tuple[int, ...], *, filter: Filter) -> np.ndarray:

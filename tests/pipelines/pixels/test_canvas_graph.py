@@ -53,7 +53,7 @@ def outlined(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return rendered_index(tmp_path_factory.mktemp("outlined"), images=14, polygons=True)
 
 
-def drawn(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **changes: Any) -> list[np.ndarray]:
+def rendered(index: ImageIndex, augment: AugmentConfig, device: str = "cpu", **changes: Any) -> list[np.ndarray]:
     """Render two epochs; the last batch of each is smaller."""
     sizes = changes.pop("sizes", None)
     settings = BatchSettings(batch_size=8, image_px=128, workers=2, device=device, **changes)
@@ -73,9 +73,9 @@ def test_gpu_graph_renders_same_images(
 ) -> None:
     """Images are bitwise equal if both resample with DALI; the host composes, blends and colours with NumPy."""
     monkeypatch.setattr("kernels.plugin.is_loaded", lambda: False)
-    expected = drawn(outlined, augment)
+    expected = rendered(outlined, augment)
     use_gpu_graph(monkeypatch)
-    for one, other in zip(drawn(outlined, augment), expected, strict=True):
+    for one, other in zip(rendered(outlined, augment), expected, strict=True):
         assert one.shape == other.shape
         difference = np.abs(one.astype(int) - other)
         # Gains in float32 can round a level of hue differently; here they do not.
@@ -89,17 +89,17 @@ def test_gpu_graph_accepts_same_settings_as_host(
     quad = AugmentConfig(quad=True, degrees=5)
     for augment in (AugmentConfig(degrees=5), quad):
         with monkeypatch.context() as patches:
-            expected = drawn(outlined, augment, **changes)
+            expected = rendered(outlined, augment, **changes)
             use_gpu_graph(patches)
-            for one, other in zip(drawn(outlined, augment, **changes), expected, strict=True):
+            for one, other in zip(rendered(outlined, augment, **changes), expected, strict=True):
                 assert np.array_equal(one, other)
 
 
 def test_gpu_graph_matches_plugin(outlined: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     load_plugin("require")
-    expected = drawn(outlined, AugmentConfig(mixup=0.5))
+    expected = rendered(outlined, AugmentConfig(mixup=0.5))
     use_gpu_graph(monkeypatch)
-    for one, other in zip(drawn(outlined, AugmentConfig(mixup=0.5)), expected, strict=True):
+    for one, other in zip(rendered(outlined, AugmentConfig(mixup=0.5)), expected, strict=True):
         difference = np.abs(one.astype(int) - other)
         assert difference.mean() < 0.02  # as in `test_plugin_matches_dali`
         assert difference.max() <= 8
@@ -166,7 +166,7 @@ def test_gpu_renders_same_images(outlined: ImageIndex, augment: AugmentConfig, k
     """The tolerance is that of "Pixels decoded and drawn by a GPU" in docs/compatibility.md."""
     mean, most = {"png": (0.1, 8), "jpg": (0.5, 16)}[kind]
     index = of_kind(outlined, kind)
-    for one, other in zip(drawn(index, augment, "cuda:0"), drawn(index, augment), strict=True):
+    for one, other in zip(rendered(index, augment, "cuda:0"), rendered(index, augment), strict=True):
         difference = np.abs(one.astype(int) - other)
         assert difference.mean() <= mean
         assert np.quantile(difference, 0.999) <= most

@@ -78,10 +78,10 @@ def test_any_layout_matches_numpy(canvases: CanvasPipeline, seed: int) -> None:
     views, crops = zip(*(random_view(random, canvases._settings.slots) for _ in range(VIEWS)), strict=True)
     pictures = tuple(Picture((view,), 1.0, None, row) for row, view in enumerate(views))
     canvases.submit(BatchPlan(pictures, (1, 1), np.zeros((0, 6), np.float32), np.arange(VIEWS)), crops)
-    drawn = canvases.collect()
+    rendered = canvases.collect()
     try:
         for number, (view, own) in enumerate(zip(views, crops, strict=True)):
-            assert np.array_equal(drawn.at(number), reference(view, own))
+            assert np.array_equal(rendered.at(number), reference(view, own))
     finally:
         canvases.release()
 
@@ -90,6 +90,6 @@ def test_empty_slot_does_not_change_canvas(canvases: CanvasPipeline) -> None:
     """An earlier graph for GPUs filled the canvas with the pixel of an empty slot."""
     grey = ViewRender((), (5, 7), None, (5, 7))
     canvases.submit(BatchPlan((Picture((grey,), 1.0, None, 0),), (5, 7), np.zeros((0, 6)), np.arange(1)), [()])
-    drawn = canvases.collect()
-    assert np.array_equal(drawn.at(0), np.full((3, 5, 7), BORDER_GREY, np.uint8))
+    rendered = canvases.collect()
+    assert np.array_equal(rendered.at(0), np.full((3, 5, 7), BORDER_GREY, np.uint8))
     canvases.release()

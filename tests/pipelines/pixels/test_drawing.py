@@ -14,7 +14,7 @@ from pipelines.augmentation.augment_config import AugmentConfig
 from pipelines.data.index import ImageIndex
 from pipelines.pixels import device_copy
 from pipelines.pixels.canvas_graph import CanvasPipeline
-from pipelines.pixels.device_copy import DeviceCopy, DrawnImages
+from pipelines.pixels.device_copy import DeviceCopy, RenderedImages
 from pipelines.settings import BatchSettings
 from pipelines.train import TrainPipeline
 from tests.pipelines.pixels.device_graph import use_gpu_graph
@@ -41,9 +41,9 @@ class RecordingCopy(DeviceCopy):
     """A fake copy that records its calls and fails if memory is released too early."""
 
     calls: list[str]
-    alive: list["weakref.ref[DrawnImages]"]
+    alive: list["weakref.ref[RenderedImages]"]
 
-    def __init__(self, source: DrawnImages) -> None:
+    def __init__(self, source: RenderedImages) -> None:
         assert threading.current_thread() is threading.main_thread(), "OneFlow is used by a thread of the pipeline"
         self.calls.append("copy")
         self.alive.append(weakref.ref(source))
@@ -101,17 +101,17 @@ def test_referenced_memory_is_not_reused(pipeline: TrainPipeline, monkeypatch: p
     original = CanvasPipeline.collect
 
     def collect(self: CanvasPipeline) -> Any:
-        drawn = original(self)
-        collected.append((drawn, np.array(drawn.as_tensor())))
-        return drawn
+        output = original(self)
+        collected.append((output, np.array(output.as_tensor())))
+        return output
 
     monkeypatch.setattr(CanvasPipeline, "collect", collect)
     for epoch in range(3):
         list(pipeline.epoch(epoch))
     assert len(collected) == 3 * BATCHES
-    for drawn, before in collected:
-        assert np.array_equal(np.array(drawn.as_tensor()), before)
-    assert len({drawn.data_ptr() for drawn, _ in collected}) == len(collected)
+    for output, before in collected:
+        assert np.array_equal(np.array(output.as_tensor()), before)
+    assert len({output.data_ptr() for output, _ in collected}) == len(collected)
 
 
 def test_file_damaged_during_run_is_named_and_repairable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
