@@ -101,10 +101,10 @@ class ModelSpec:
         return max(self.coarsest_stride, MIN_GRID_PX)
 
     def require_rgb(self) -> None:
-        """Reject a network for images with another number of channels than those that are read from files.
+        """Reject a network whose input is not RGB, because images are read from files as RGB.
 
         Raises:
-            ValueError: it is such a network.
+            ValueError: the network has another number of input channels.
         """
         if self.channels != _RGB_CHANNELS:
             raise ValueError(

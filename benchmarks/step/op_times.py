@@ -111,7 +111,7 @@ def convolutions_of(timed: Row) -> list[dict[str, Any]]:
 
 
 def tables_of(timed: Row, matmul_gflops: float) -> list[Table]:
-    """Return the time of a step by type of op, and its convolutions relative to the ceiling."""
+    """Return tables of the time of a step by type of op, and of its convolutions relative to the ceiling."""
     point = Point(timed["model"], timed["batch_size"], timed["imgsz"])
     return [_times_table(point, timed), _convolutions_table(point, timed, matmul_gflops)]
 

@@ -195,7 +195,7 @@ def _lines(content: bytes, name: str) -> list[str]:
     """Return the lines of a list, in which names may have any bytes but line ends; a byte order mark is ignored.
 
     Raises:
-        ValueError: it has zero bytes, for instance because it is UTF-16.
+        ValueError: it contains NUL bytes, for instance because it is UTF-16.
     """
     if b"\0" in content:
         raise ValueError(f"{name}: binary content; {_EXPECTED_LIST}")

@@ -142,7 +142,7 @@ def upright_size(file: Path | BinaryIO) -> tuple[int, int] | None:
 
 
 def size_mismatch(annotated: tuple[int, int], actual: tuple[int, int]) -> tuple[Severity, str]:
-    """Return the problem if an image's size in px differs from that in its annotations, with "" for none.
+    """Return severity and text of the problem if an image has another size than its annotations say; "" if it has not.
 
     With the same aspect ratio, boxes can be scaled, so that is only a warning.
     """

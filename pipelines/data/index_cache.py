@@ -67,7 +67,7 @@ def cached_scan(
 def _key(listing: Listing, num_classes: int | None) -> str:
     digest = hashlib.sha256(f"{FORMAT_VERSION} {PIL.__version__} {num_classes} {listing.class_names}".encode())
     for files in (listing.images, listing.labels):
-        # Names contain no zero bytes, and the number of files separates names from timestamps.
+        # Names contain no NUL bytes, and the number of files separates names from timestamps.
         names = "\0".join(name if name.startswith("/") else os.path.abspath(name) for name in files)
         digest.update(b"%d " % len(files) + os.fsencode(names))
         digest.update(b"\n".join(map(file_stamp, files)))

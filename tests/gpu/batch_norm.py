@@ -99,7 +99,7 @@ def _channels(device: Device, given: _Inputs, address: int, rows: int = 1) -> np
     return device.get(address, np.zeros((rows, given.channels), np.float32))
 
 
-def _moved(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
+def _updated_statistics(device: Device, given: _Inputs, pixels: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the running statistics after a step."""
     variance = (1 / given.inverse**2 - _EPSILON) * pixels / (pixels - 1)
     return [
@@ -117,7 +117,7 @@ def forward(device: Device, kind: str, shape: tuple[int, int] = _SHAPE) -> Launc
     given = _inputs(device, kind, shape)
     start = _start_cooperative(device, f"batch_norm_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
-    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, given.rows)]
+    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_updated_statistics(device, given, given.rows)]
     pairs.append((_channels(device, given, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
     return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 3 * given.stored.nbytes)
 
@@ -128,7 +128,10 @@ def normalise(device: Device, kind: str) -> Launched:
     given.args.pixels = _RANKS * given.rows
     start = _start_pieces(device, f"normalise_{kind}", given.args)
     y = decode(device.get(given.args.out, given.stored))
-    pairs = [(y, _silu(given.normal * given.gamma + given.beta)), *_moved(device, given, _RANKS * given.rows)]
+    pairs = [
+        (y, _silu(given.normal * given.gamma + given.beta)),
+        *_updated_statistics(device, given, _RANKS * given.rows),
+    ]
     pairs.append((_channels(device, given, given.args.statistics, 2), np.stack([given.mean, given.inverse])))
     return Launched(tuple(pairs), given.bounded(kind), 1e-5, start, 2 * given.stored.nbytes)
 

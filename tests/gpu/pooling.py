@@ -69,7 +69,7 @@ def max_pool(
     shape: tuple[int, int, int] = _SHAPE,
     channel_numbers: Sequence[int] = _CHANNELS,
 ) -> Launched:
-    """Pool windows of several sizes, each with another number of channels, with ties."""
+    """Pool windows of several sizes, each with its own number of channels, with ties."""
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     threads = constant(_POOLING, "kPoolThreads")
     for (kernel, stride, padding), channels in zip(_WINDOWS, channel_numbers, strict=False):

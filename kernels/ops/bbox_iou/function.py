@@ -78,8 +78,8 @@ def bbox_iou_reference(
 class _AspectAngle(flow.autograd.Function):
     """Arc tangent of width / height.
 
-    Its derivative is computed from sides divided by the longer one, because the quotient and the squares of sides leave
-    the range of floats long before the derivative does: YOLOv5's is NaN for a box of 1 by 1e-20 cells.
+    Its derivative is computed from sides divided by the longer one, because the quotient and the squares of sides
+    overflow or underflow long before the derivative does: YOLOv5's is NaN for a box of 1 by 1e-20 cells.
     """
 
     @staticmethod

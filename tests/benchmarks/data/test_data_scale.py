@@ -48,7 +48,7 @@ def test_reports_rows_for_both_sets(
     assert rows[PLANS, 60]["processor_s"] > rows[PLAN, 60]["processor_s"]
     assert (tmp_path / "d.png").stat().st_size > 5000
     assert "processor s, 60 images" in capsys.readouterr().out
-    assert not (user_cache_folder() / "index").exists(), "the user's own cache gets no index of a set that is gone"
+    assert not (user_cache_folder() / "index").exists(), "an index of the temporary set was written to the user's cache"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from kernels.plugin import load_plugin, plugin_library
 from kernels.runtime import Tensor, flow
 
 _NUMBER = re.compile(r"\d+")
-"""Names and symbols are numbered in the process."""
+"""Numbers within names and symbols, which count up during a process."""
 
 
 @pytest.fixture(autouse=True)

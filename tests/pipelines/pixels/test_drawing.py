@@ -60,7 +60,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> type[RecordingCopy]:
     monkeypatch.setattr(RecordingCopy, "calls", [], raising=False)
     monkeypatch.setattr(RecordingCopy, "alive", [], raising=False)
     monkeypatch.setattr(device_copy, "DeviceCopy", RecordingCopy)
-    monkeypatch.setattr(flow.cuda, "synchronize", lambda *_: pytest.fail("the whole device is stopped"))
+    monkeypatch.setattr(flow.cuda, "synchronize", lambda *_: pytest.fail("the whole device was synchronised"))
     return RecordingCopy
 
 
