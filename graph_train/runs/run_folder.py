@@ -161,7 +161,7 @@ class RunFolder:
         return None
 
     def _set_aside_newer_than(self, intact: Path) -> None:
-        """Make `good` the newest checkpoint; rename the newest damaged one and delete the others."""
+        """Make `intact` the newest checkpoint; rename the newest damaged one and delete the others."""
         found = self.checkpoints()
         newer = found[: found.index(intact)]
         os.replace(newer[0], self.weights / DAMAGED)

@@ -62,7 +62,7 @@ class _NotPlainError(Exception):
 class _PlainLoader(yaml.SafeLoader):
     """SafeLoader that limits nesting and reads dates, times (1:30) and numbers with leading zeros (010) as text.
 
-    YAML 1.1 takes the latter two as numbers to base 60 and 8, which nobody means.
+    YAML 1.1 reads the latter two as numbers to base 60 and 8, which is hardly ever intended.
     """
 
     _depth = 0

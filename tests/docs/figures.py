@@ -106,7 +106,7 @@ def _problems_of(path: Path, claims: Claims, root: Path) -> list[str]:
             found.append((0, f"the phrase of figures.yaml is not there, or has no figure: {phrase}"))
         covered += spans
     found += [
-        (start, f"{text[start:end]!r} has no source: name it in tests/docs/figures.yaml, or take it out")
+        (start, f"{text[start:end]!r} has no source: name it in tests/docs/figures.yaml, or remove it")
         for start, end in measured_looking(text)
         if not _inside(text, start, end, covered)
     ]
