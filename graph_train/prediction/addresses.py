@@ -85,7 +85,7 @@ def _file_suffix(address: str) -> str | None:
     if suffix in _STREAM_SUFFIXES:
         return None
     if (urllib.parse.urlsplit(address).hostname or "").removeprefix("www.") in _PAGES_OF_VIDEOS:
-        raise FetchError("pages of videos are not supported; download the video and give its path")
+        raise FetchError("video pages are not supported; download the video and give its path")
     kind, has_length = media_type(address)
     if kind in _STREAM_TYPES or (kind.startswith("video/") and not has_length):
         return None
