@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pipelines.augmentation.letterbox import Letterbox, letterbox
 from pipelines.augmentation.mosaic import place
 from pipelines.augmentation.plans import BatchPlan, FileGeometry, Picture
-from pipelines.augmentation.rendering import TileRender, placed_image
+from pipelines.augmentation.rendering import placed_image
 from pipelines.batches import Batch, BatchSource
 from pipelines.data.images import ImageFacts, UnusableImageError, ignore_metadata_warnings, inspect_image
 from pipelines.data.index import ImageIndex
@@ -20,6 +20,7 @@ from pipelines.data.problems import Problem
 from pipelines.pixels.backend import Backend
 from pipelines.pixels.canvas_graph import GraphSettings
 from pipelines.pixels.encoded_images import ImageBytes
+from pipelines.pixels.image_cache import DecodedImages
 
 Size = tuple[int, int]
 
@@ -115,31 +116,11 @@ def _groups(sizes: Sequence[Size], settings: PredictSettings) -> list[list[list[
     return groups
 
 
-class _DecodedBatches:
-    """Common part of batches of images that are already decoded."""
-
-    decoded = True
-    _source: BatchSource
-
-    def explain_failure(self, numbers: list[int]) -> str:
-        """Return "", because nothing is decoded here."""
-        del numbers
-        return ""
-
-    def decode_rejected_on_host(self, numbers: list[int], backend: Backend) -> list[int]:
-        """Return [], because nothing is decoded here."""
-        del numbers, backend
-        return []
-
-    def close(self) -> None:
-        """Stop all threads."""
-        self._source.close()
-
-
-class FrameBatches(_DecodedBatches):
+class FrameBatches(DecodedImages):
     """Batches of the frames of a video; `indices` are positions in the batch."""
 
     def __init__(self, path: Path, image_wh: Size, settings: PredictSettings) -> None:
+        super().__init__(())
         self._size, self._settings = image_wh, settings
         self._waiting: deque[list[np.ndarray]] = deque()
         self._source = BatchSource(_graph(settings, decoded=True), self, [path] * settings.batch_size)
@@ -157,20 +138,20 @@ class FrameBatches(_DecodedBatches):
     def _plans(self, frames: Iterator[np.ndarray]) -> Iterator[BatchPlan]:
         while group := [frame for _, frame in zip(range(self._settings.batch_size), frames, strict=False)]:
             self._waiting.append(group)
+            self._images = group  # the tiles of a plan are read before the next plan is made
             yield _plan(range(len(group)), [self._size] * len(group), self._settings)
 
-    def tile(self, tile: TileRender) -> np.ndarray:
-        """Return the part of a frame that a tile needs, (h, w, 3) uint8 RGB; frames are those of the latest plan."""
-        (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return self._waiting[-1][tile.source][top : top + height, left : left + width]
+    def close(self) -> None:
+        """Stop all threads."""
+        self._source.close()
 
 
-class PixelBatches(_DecodedBatches):
+class PixelBatches(DecodedImages):
     """Batches of decoded images of any sizes, grouped by shape as in `ImageBatches`; `indices` refer to the call."""
 
     def __init__(self, settings: PredictSettings) -> None:
+        super().__init__(())
         self._settings = settings
-        self._images: Sequence[np.ndarray] = ()
         self._names: list[Path] = []
         self._source = BatchSource(_graph(settings, decoded=True), self, self._names)
 
@@ -187,10 +168,9 @@ class PixelBatches(_DecodedBatches):
         finally:
             self._images = ()
 
-    def tile(self, tile: TileRender) -> np.ndarray:
-        """Return the part of its image that a tile needs, (h, w, 3) uint8 RGB."""
-        (top, left), (height, width) = tile.crop_start, tile.crop_shape
-        return self._images[tile.source][top : top + height, left : left + width]
+    def close(self) -> None:
+        """Stop all threads."""
+        self._source.close()
 
 
 def _graph(settings: PredictSettings, *, decoded: bool) -> GraphSettings:

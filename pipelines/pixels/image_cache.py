@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,7 @@ class DecodedImages:
 
     decoded = True
 
-    def __init__(self, images: list[np.ndarray]) -> None:
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
         self._images = images
 
     def tile(self, tile: TileRender) -> np.ndarray:
@@ -153,7 +153,7 @@ class FileImages(DecodedImages):
     """
 
     def __init__(self, files: "_CacheFiles") -> None:
-        super().__init__([])
+        super().__init__(())
         self._files = files
 
     def tile(self, tile: TileRender) -> np.ndarray:
