@@ -227,6 +227,8 @@ def evolve(
         base: hyper-parameters of generation 0.
         train: trains a generation with the given hyper-parameters; returns `VALIDATION_KEYS` of its last epoch.
         folder: folder for `evolve.csv`, `hyp_evolve.yaml` and `evolve.png`.
+        generations: number of trainings, including earlier ones.
+        seed: together with the number of a generation, the seed of its random numbers.
         tune_anchors: whether to evolve the number of anchors; False with --noautoanchor.
         plot: whether to draw `evolve.png` at the end.
         on_generation: called after each generation is saved.

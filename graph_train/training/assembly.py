@@ -105,19 +105,31 @@ def assemble(
     network.names = list(data.class_names)
     if machine.newer_than_oneflow:
         machine.reject_ops(_uncovered_ops(network, options))
+    _load_weights_and_anchors(network, setup, weights, saved, fit_anchors=fit_anchors)
+    checked = checked_activation_type(network, activation_type, device)
+    network.compute_in(common_type(map(ActivationType, setup.exchange.all_gather([checked])[:, 0])))
+    return _training_run(setup, network)
+
+
+def _load_weights_and_anchors(
+    network: DetectionModel,
+    setup: Setup,
+    weights: LoadedWeights | None,
+    saved: SavedNetwork | None,
+    *,
+    fit_anchors: bool,
+) -> None:
+    """Load the initial weights, if any, and set the anchors: those of the resumed run, or those that fit the data."""
     if saved is not None:
         network.set_anchors_px(saved.anchors_px)
     elif weights is not None:
         # With --cfg, or `anchors` in the hyper-parameters, the anchors of the weights are not used.
-        own_anchors = options.model.cfg or hyp.anchors_per_level
+        own_anchors = setup.options.model.cfg or setup.hyp.anchors_per_level
         LOG.info("%s", transfer(network, weights, exclude=("anchor",) if own_anchors else ()))
     if not fit_anchors:
         network.set_anchors_px(np.ones_like(anchors_px(network)))
     elif saved is None:
         _choose_anchors(network, setup)
-    checked = checked_activation_type(network, activation_type, device)
-    network.compute_in(common_type(map(ActivationType, setup.exchange.all_gather([checked])[:, 0])))
-    return _training_run(setup, network)
 
 
 def _uncovered_ops(network: DetectionModel, options: TrainOptions) -> list[str]:
