@@ -98,7 +98,7 @@ def test_hooks_run_in_yolov5_order(runner: TrainingRunner, tmp_path: Path) -> No
     assert in_batch.shape == in_file.shape
 
 
-def test_callbacks_of_another_kind_are_refused(runner: TrainingRunner, tmp_path: Path) -> None:
+def test_unsupported_callback_object_is_rejected(runner: TrainingRunner, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"callbacks=5: must be a graph_train.hooks.callbacks.Callbacks"):
         graph_train.train(callbacks=5, **runner.flags(project=tmp_path))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
