@@ -28,10 +28,10 @@ def make_link_set(folder: Path, *, images: int, boxes: int, pictures: str) -> Pa
     sources = load_dataset(pictures)
     val_images = max(1, round(images * VAL_SHARE))
     amounts = {"train": (images, boxes), "val": (val_images, round(boxes * val_images / images))}
-    draws = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     for split, (count, rows) in amounts.items():
         _link(_pictures(sources.train if split == "train" else sources.val), folder / "images" / split, count)
-        _write_labels(draws, folder / "labels" / split, count, rows)
+        _write_labels(rng, folder / "labels" / split, count, rows)
     yaml = folder / "data.yaml"
     yaml.write_text(f"path: .\ntrain: images/train\nval: images/val\nnc: {CLASSES}\n", encoding="utf-8")
     return yaml
@@ -52,13 +52,13 @@ def _link(pictures: list[Path], folder: Path, count: int) -> None:
         (folder / f"{number:06d}{picture.suffix}").symlink_to(picture)
 
 
-def _write_labels(draws: np.random.Generator, folder: Path, count: int, rows: int) -> None:
+def _write_labels(rng: np.random.Generator, folder: Path, count: int, rows: int) -> None:
     """Write one file per image and spread the rows over them at random; some files stay empty."""
     folder.mkdir(parents=True)
-    for number, amount in enumerate(draws.multinomial(rows, np.full(count, 1 / count)).tolist()):
-        sides = draws.uniform(_SMALLEST_SIDE, _LARGEST_SIDE, (amount, 2))
-        centres = draws.uniform(sides / 2, 1 - sides / 2)
-        classes = draws.integers(CLASSES, size=(amount, 1))
+    for number, amount in enumerate(rng.multinomial(rows, np.full(count, 1 / count)).tolist()):
+        sides = rng.uniform(_SMALLEST_SIDE, _LARGEST_SIDE, (amount, 2))
+        centres = rng.uniform(sides / 2, 1 - sides / 2)
+        classes = rng.integers(CLASSES, size=(amount, 1))
         values = np.concatenate((classes, centres, sides), axis=1)
         text = "%d %.6f %.6f %.6f %.6f\n" * amount % tuple(values.ravel())
         (folder / f"{number:06d}.txt").write_text(text, encoding="ascii")

@@ -225,7 +225,7 @@ def _fit_anchors(network: DetectionModel, setup: Setup) -> None:
         network.stride,
         image_px=setup.image_px,
         threshold=setup.hyp.anchor_t,
-        draws=AnchorRandom.from_seed(setup.options.optim.seed),
+        rng=AnchorRandom.from_seed(setup.options.optim.seed),
     )
     LOG.info(
         "AutoAnchor: %.2f anchors per box, best possible recall %.4f%s",

@@ -145,7 +145,7 @@ def by_area(anchors_px: Sizes) -> Sizes:
     return anchors_px[np.argsort(anchors_px.prod(axis=1))]
 
 
-def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int, draws: AnchorRandom) -> Sizes:
+def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int, rng: AnchorRandom) -> Sizes:
     """Return cluster centres (count, 2) of box sizes, sorted by area: k-means on whitened sizes.
 
     With fewer distinct boxes than anchors, warn and return random sizes, as YOLOv5 does.
@@ -155,21 +155,21 @@ def kmeans_anchors(sizes_px: npt.NDArray[np.float32], count: int, image_px: int,
     if count <= len(sizes_px) and (spread > 0).all():
         from scipy.cluster.vq import kmeans  # slow to import, and not needed if the anchors are kept
 
-        centres = kmeans(sizes_px / spread, count, iter=30, seed=draws.numpy)[0] * spread
+        centres = kmeans(sizes_px / spread, count, iter=30, seed=rng.numpy)[0] * spread
     if len(centres) != count:
         _LOG.warning("AutoAnchor: too few distinct boxes for %d anchors; starting from random sizes", count)
-        centres = np.sort(draws.numpy.random_sample(count * 2)).reshape(count, 2) * float(image_px)
+        centres = np.sort(rng.numpy.random_sample(count * 2)).reshape(count, 2) * float(image_px)
     return by_area(centres)
 
 
-def anchor_mutation_factors(shape: tuple[int, ...], generations: int, draws: AnchorRandom) -> Iterator[Sizes]:
+def anchor_mutation_factors(shape: tuple[int, ...], generations: int, rng: AnchorRandom) -> Iterator[Sizes]:
     """Yield one array of factors in [0.3, 3] per generation; a draw in which all factors are 1 is repeated."""
     for _ in range(generations):
         factors = np.ones(shape)
         while (factors == 1).all():
-            chosen = draws.numpy.random_sample(shape) < _MUTATION_CHANCE
-            strength = draws.python.random()
-            noise = draws.numpy.randn(*shape)
+            chosen = rng.numpy.random_sample(shape) < _MUTATION_CHANCE
+            strength = rng.python.random()
+            noise = rng.numpy.randn(*shape)
             factors = (chosen * strength * noise * _MUTATION_SIGMA + 1).clip(0.3, 3.0)
         yield factors
 
@@ -196,7 +196,7 @@ def fit_anchors(
     *,
     image_px: int,
     threshold: float,
-    draws: AnchorRandom,
+    rng: AnchorRandom,
     generations: int = GENERATIONS,
 ) -> npt.NDArray[np.float32]:
     """Fit anchors (count, 2) in px to boxes (n, 2) by k-means and evolution; smallest first.
@@ -210,9 +210,9 @@ def fit_anchors(
             f"all {len(sizes_px)} boxes are smaller than {_SMALLEST_ANCHOR_PX:g} px at image size {image_px}; use a "
             "larger --imgsz, or --noautoanchor"
         )
-    start = kmeans_anchors(usable, count, image_px, draws)
+    start = kmeans_anchors(usable, count, image_px, rng)
     factors = tqdm(
-        anchor_mutation_factors(start.shape, generations, draws),
+        anchor_mutation_factors(start.shape, generations, rng),
         total=generations,
         desc="Evolving anchors",
         disable=None,  # no bar where stderr is a file or a pipe
@@ -235,7 +235,7 @@ def check_anchors(
     *,
     image_px: int,
     threshold: float,
-    draws: AnchorRandom,
+    rng: AnchorRandom,
 ) -> AnchorDecision:
     """Keep anchors that fit well; else fit new ones, and use them only if their best possible recall is higher.
 
@@ -246,14 +246,14 @@ def check_anchors(
         threshold: the hyper-parameter `anchor_t`.
     """
     images = len(np.asarray(image_sizes))
-    scale = draws.numpy.uniform(0.9, 1.1, size=(images, 1))
+    scale = rng.numpy.uniform(0.9, 1.1, size=(images, 1))
     scaled = box_sizes_px(image_sizes, labels, image_px, scale).astype(np.float32)
     current = np.asarray(anchors_px, np.float32)
     before = anchor_fit(scaled, current.reshape(-1, 2), threshold)
     if before.best_possible_recall > GOOD_RECALL:
         return AnchorDecision(current, before, before, recomputed=False, replaced=False)
     sizes = box_sizes_px(image_sizes, labels, image_px)
-    new = fit_anchors(sizes, current.size // 2, image_px=image_px, threshold=threshold, draws=draws)
+    new = fit_anchors(sizes, current.size // 2, image_px=image_px, threshold=threshold, rng=rng)
     after = anchor_fit(scaled, new, threshold)
     if after.best_possible_recall <= before.best_possible_recall:
         return AnchorDecision(current, before, before, recomputed=True, replaced=False)

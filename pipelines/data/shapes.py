@@ -91,63 +91,63 @@ def _render_all(folder: Path) -> None:
     (folder / "shapes.yaml").write_text(text)
 
 
-def _render(draws: np.random.Generator) -> tuple[Image.Image, list[str]]:
+def _render(rng: np.random.Generator) -> tuple[Image.Image, list[str]]:
     """Render an image; return it and its label rows."""
-    width, height = (int(side) for side in draws.integers(200, 321, 2))
-    image = _background(draws, width, height)
+    width, height = (int(side) for side in rng.integers(200, 321, 2))
+    image = _background(rng, width, height)
     rows: list[str] = []
     boxes: list[tuple[float, float, float, float]] = []
-    for _ in range(int(draws.integers(2, 6))):
-        shape = int(draws.integers(len(CLASS_NAMES)))
-        outline = _place(draws, shape, width, height, boxes)
+    for _ in range(int(rng.integers(2, 6))):
+        shape = int(rng.integers(len(CLASS_NAMES)))
+        outline = _place(rng, shape, width, height, boxes)
         if outline is None:
             continue
-        _paint(image, outline, _colour(draws, shape))
+        _paint(image, outline, _colour(rng, shape))
         box = (*outline.min(axis=0), *outline.max(axis=0))
         boxes.append(box)
         rows.append(_row(shape, box, width, height))
-    noise = draws.standard_normal((height, width, 3), np.float32) * draws.uniform(1, 8)
+    noise = rng.standard_normal((height, width, 3), np.float32) * rng.uniform(1, 8)
     pixels = np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels), rows
 
 
-def _background(draws: np.random.Generator, width: int, height: int) -> Image.Image:
+def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Render a light or dark, nearly grey, uneven background."""
-    level = draws.choice([draws.uniform(20, 80), draws.uniform(175, 235)])
-    patches = level + draws.normal(0, 14, (int(draws.integers(2, 7)), int(draws.integers(2, 7)), 3))
+    level = rng.choice([rng.uniform(20, 80), rng.uniform(175, 235)])
+    patches = level + rng.normal(0, 14, (int(rng.integers(2, 7)), int(rng.integers(2, 7)), 3))
     patches = np.clip(patches, 0, 255).astype(np.uint8)
     return (
         Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
     )
 
 
-def _colour(draws: np.random.Generator, shape: int) -> tuple[int, int, int]:
-    hue = (_BASE_HUES[shape] + draws.uniform(-0.1, 0.1)) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, draws.uniform(0.65, 1.0), draws.uniform(0.6, 1.0))
+def _colour(rng: np.random.Generator, shape: int) -> tuple[int, int, int]:
+    hue = (_BASE_HUES[shape] + rng.uniform(-0.1, 0.1)) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, rng.uniform(0.65, 1.0), rng.uniform(0.6, 1.0))
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _place(
-    draws: np.random.Generator, shape: int, width: int, height: int, boxes: list[tuple[float, float, float, float]]
+    rng: np.random.Generator, shape: int, width: int, height: int, boxes: list[tuple[float, float, float, float]]
 ) -> np.ndarray | None:
     """Return an outline (n, 2) in px that covers little of the other boxes; None if there is no room."""
     for _ in range(20):
-        outline = _outline(draws, shape) * min(width, height) * draws.uniform(0.1, 0.24)
+        outline = _outline(rng, shape) * min(width, height) * rng.uniform(0.1, 0.24)
         low, high = outline.min(axis=0), outline.max(axis=0)
         room = np.array([width, height]) - (high - low)
-        outline = outline - low + draws.uniform(0, 1, 2) * room
+        outline = outline - low + rng.uniform(0, 1, 2) * room
         if all(_overlap(outline, box) < 0.2 for box in boxes):
             return outline
     return None
 
 
-def _outline(draws: np.random.Generator, shape: int) -> np.ndarray:
+def _outline(rng: np.random.Generator, shape: int) -> np.ndarray:
     """Return the corners (n, 2) of a randomly rotated and stretched shape with a radius of about 1."""
     corners = {0: 72, 1: 4, 2: 3}[shape]
-    turn = {0: 0.0, 1: math.pi / 4, 2: -math.pi / 2}[shape] + draws.uniform(-0.25, 0.25)
+    turn = {0: 0.0, 1: math.pi / 4, 2: -math.pi / 2}[shape] + rng.uniform(-0.25, 0.25)
     angles = turn + np.arange(corners) * 2 * math.pi / corners
     outline = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return outline * ([1.0, 1.0] if shape == 0 else draws.uniform(0.85, 1.2, 2))
+    return outline * ([1.0, 1.0] if shape == 0 else rng.uniform(0.85, 1.2, 2))
 
 
 def _overlap(outline: np.ndarray, box: tuple[float, float, float, float]) -> float:

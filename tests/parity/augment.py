@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.augmentation import boxes, draws, geometry, letterbox, mosaic
+from pipelines.augmentation import boxes, geometry, letterbox, mosaic, random_samples
 from pipelines.pixels import colour
 from tests.parity.harness import Mode, Report, Subject
 
@@ -98,7 +98,7 @@ def _check_mosaic(z: Any, report: Report) -> None:
     report.exact("mo_dst", [[t.rectangle for t in tiles] for tiles, _ in cases], z["mo_dst_x1y1x2y2"])
     report.exact("mo_src", [[source_rectangle(t) for t in tiles] for tiles, _ in cases], z["mo_src_x1y1x2y2"])
     report.exact("mo_pad", [[t.offset_xy for t in tiles] for tiles, _ in cases], z["mo_padw_padh"])
-    labels = [draws.canvas_labels(tiles, rows, canvas_wh=(side, side)) for tiles, rows in cases]
+    labels = [random_samples.canvas_labels(tiles, rows, canvas_wh=(side, side)) for tiles, rows in cases]
     report.exact("mo_labels_out_count", [len(rows) for rows in labels], z["mo_labels_out_count"])
     report.close("mo_labels_out", np.concatenate(labels), z["mo_labels_out"], atol=1e-4)
 
@@ -121,8 +121,8 @@ def _check_flips_and_mixup(z: Any, report: Report) -> None:
     image, labels = z["flip_image"], z["flip_labels"]
     report.exact("flip_ud_image", image[::-1], z["flip_ud_image"])
     report.exact("flip_lr_image", image[:, ::-1], z["flip_lr_image"])
-    report.close("flip_ud_labels", draws.flip_labels(labels, up_down=True), z["flip_ud_labels"], atol=1e-6)
-    report.close("flip_lr_labels", draws.flip_labels(labels, left_right=True), z["flip_lr_labels"], atol=1e-6)
+    report.close("flip_ud_labels", random_samples.flip_labels(labels, up_down=True), z["flip_ud_labels"], atol=1e-6)
+    report.close("flip_lr_labels", random_samples.flip_labels(labels, left_right=True), z["flip_lr_labels"], atol=1e-6)
     mixed = colour.mix_images(image, z["mixup_image2"], float(z["mixup_ratio"]))
     report.exact("mixup_out", mixed, z["mixup_out"])
     both = np.concatenate((labels, z["mixup_labels2"]))

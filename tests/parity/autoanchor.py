@@ -51,17 +51,17 @@ def _check_fit(z: _Vectors, name: str, report: Report) -> None:
     report.close(f"{name} replayed anchors", replay.anchors_px, z[f"{name}_anchors"], atol=1e-3)
     report.close(f"{name} replayed fitness", replay.trace, z[f"{name}_fitness_trace"], atol=1e-6)
 
-    draws = AnchorRandom.from_seed(z[f"{name}_seed"].item())
-    start = kmeans_anchors(usable, count, image_px, draws)
+    rng = AnchorRandom.from_seed(z[f"{name}_seed"].item())
+    start = kmeans_anchors(usable, count, image_px, rng)
     report.close(f"{name} k-means", start, z[f"{name}_kmeans_init"], atol=1e-2)
-    drawn = list(anchor_mutation_factors(start.shape, generations, draws))
+    drawn = list(anchor_mutation_factors(start.shape, generations, rng))
     report.close(f"{name} mutation factors", drawn, recorded, rtol=1e-9)
     whole = fit_anchors(
         sizes,
         count,
         image_px=image_px,
         threshold=threshold,
-        draws=AnchorRandom.from_seed(z[f"{name}_seed"].item()),
+        rng=AnchorRandom.from_seed(z[f"{name}_seed"].item()),
         generations=generations,
     )
     report.close(f"{name} anchors from the seed", whole, z[f"{name}_anchors"], atol=1e-2)
@@ -81,7 +81,7 @@ def _check_decision(z: _Vectors, name: str, report: Report) -> None:
         strides.tolist(),
         image_px=image_px,
         threshold=threshold,
-        draws=AnchorRandom.from_seed(seed),
+        rng=AnchorRandom.from_seed(seed),
     )
     report.close(f"{name} recall", decision.before.best_possible_recall, z[f"{name}_bpr"], atol=1e-5)
     report.close(f"{name} anchors per target", decision.before.anchors_per_target, z[f"{name}_aat"], atol=1e-5)

@@ -65,13 +65,13 @@ def test_no_boxes_raises() -> None:
 
 def test_boxes_below_two_pixels_raise() -> None:
     with pytest.raises(ValueError, match="all 5 boxes are smaller"):
-        fit_anchors(np.full((5, 2), 1.0), 3, image_px=64, threshold=4.0, draws=AnchorRandom.from_seed(0))
+        fit_anchors(np.full((5, 2), 1.0), 3, image_px=64, threshold=4.0, rng=AnchorRandom.from_seed(0))
 
 
 def test_identical_boxes_start_from_random_sizes(caplog: pytest.LogCaptureFixture) -> None:
     sizes = np.full((50, 2), 30.0)
     with caplog.at_level(logging.WARNING):
-        anchors = fit_anchors(sizes, 9, image_px=320, threshold=4.0, draws=AnchorRandom.from_seed(0), generations=200)
+        anchors = fit_anchors(sizes, 9, image_px=320, threshold=4.0, rng=AnchorRandom.from_seed(0), generations=200)
     assert "random sizes" in caplog.text
     assert anchors.shape == (9, 2)
     assert best_possible_recall(sizes, anchors, 4.0) == 1.0
@@ -79,7 +79,7 @@ def test_identical_boxes_start_from_random_sizes(caplog: pytest.LogCaptureFixtur
 
 def test_fewer_boxes_than_anchors() -> None:
     sizes = np.array([[30.0, 30.0], [60.0, 20.0]])
-    anchors = fit_anchors(sizes, 9, image_px=320, threshold=4.0, draws=AnchorRandom.from_seed(0), generations=50)
+    anchors = fit_anchors(sizes, 9, image_px=320, threshold=4.0, rng=AnchorRandom.from_seed(0), generations=50)
     assert anchors.shape == (9, 2)
     assert np.isfinite(anchors).all()
 
@@ -99,8 +99,8 @@ def test_evolution_never_loses_fitness(sizes: npt.NDArray[np.float32], seed: int
 
 
 def _check(labels: list[np.ndarray], image_wh: tuple[int, int]) -> AnchorDecision:
-    sizes, draws = [list(image_wh)] * len(labels), AnchorRandom.from_seed(0)
-    return check_anchors(sizes, labels, _COCO_P3_P5, (8, 16, 32), image_px=640, threshold=4.0, draws=draws)
+    sizes, rng = [list(image_wh)] * len(labels), AnchorRandom.from_seed(0)
+    return check_anchors(sizes, labels, _COCO_P3_P5, (8, 16, 32), image_px=640, threshold=4.0, rng=rng)
 
 
 def test_good_anchors_are_kept() -> None:

@@ -100,7 +100,7 @@ def survives(before: Sequence[float], after: Sequence[float], scale: float, min_
     return w2 > 2 and h2 > 2 and w2 * h2 / (w1 * h1 + 1e-16) > min_share and aspect < 100
 
 
-def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
+def check_samples(augment: AugmentConfig, seed: int, polygons: bool, side: int) -> int:
     """Check random samples and return the number of labels compared."""
     index = random_index(seed, polygons=polygons)
     samples = RandomSamples(index, replace(augment, copy_paste=0.0), seed=seed)
@@ -117,7 +117,7 @@ def check_draws(augment: AugmentConfig, seed: int, polygons: bool, side: int) ->
 
 def test_default_augmentation_keeps_enough_labels() -> None:
     """If few labels were kept, the tests below would prove nothing."""
-    assert check_draws(AugmentConfig(), 3, False, 320) > 50
+    assert check_samples(AugmentConfig(), 3, False, 320) > 50
 
 
 boxes_only = given(augment=configs, seed=st.integers(0, 2**32), side=st.sampled_from([64, 320, 640]))
@@ -126,24 +126,24 @@ boxes_only = given(augment=configs, seed=st.integers(0, 2**32), side=st.sampled_
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
 def test_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
-    check_draws(augment, seed, False, side)
+    check_samples(augment, seed, False, side)
 
 
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
 def test_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
-    check_draws(augment, seed, True, side)
+    check_samples(augment, seed, True, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
 def test_ten_thousand_samples_keep_reference_labels(augment: AugmentConfig, seed: int, side: int) -> None:
-    check_draws(augment, seed, False, side)
+    check_samples(augment, seed, False, side)
 
 
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @boxes_only
 def test_many_samples_keep_reference_polygon_labels(augment: AugmentConfig, seed: int, side: int) -> None:
-    check_draws(augment, seed, True, side)
+    check_samples(augment, seed, True, side)

@@ -170,29 +170,29 @@ def dali_decode() -> Decode:
     return decode
 
 
-def damaged(content: bytes, draws: np.random.Generator) -> bytes:
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     """Return the content truncated, or with a few bits flipped or bytes replaced."""
-    kind = draws.integers(3)
+    kind = rng.integers(3)
     noisy = bytearray(content)
     if kind == 0:
-        return content[: draws.integers(1, len(content))]
+        return content[: rng.integers(1, len(content))]
     if kind == 1:
-        for position in draws.integers(len(content), size=draws.choice([1, 2, 8])):
-            noisy[position] ^= 1 << draws.integers(8)
+        for position in rng.integers(len(content), size=rng.choice([1, 2, 8])):
+            noisy[position] ^= 1 << rng.integers(8)
         return bytes(noisy)
-    start = draws.integers(len(content))
-    noisy[start : start + draws.integers(1, 40)] = draws.bytes(draws.integers(40))
+    start = rng.integers(len(content))
+    noisy[start : start + rng.integers(1, 40)] = rng.bytes(rng.integers(40))
     return bytes(noisy)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_dali_decodes_every_file_considered_intact(seed: int, tmp_path: Path, dali_decode: Decode) -> None:
-    draws = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     good = [encoded(kind, mode) for kind, mode in (("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("WEBP", "RGB"))]
     good += [encoded(kind, exif=exif(6)) for kind in ("JPEG", "PNG", "WEBP")]
     checked = 0
     for _ in range(300):
-        content = damaged(good[draws.integers(len(good))], draws)
+        content = damaged(good[rng.integers(len(good))], rng)
         try:
             facts = inspect(content, tmp_path)
         except UnusableImageError:

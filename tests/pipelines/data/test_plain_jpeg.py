@@ -112,14 +112,14 @@ def test_other_jpegs_are_decoded(content: bytes) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_pillow_decodes_every_recognised_jpeg(name: str) -> None:
     """Change bytes of markers, tables and frame header; damaged pixel data does not stop a decoder."""
-    draws, good = np.random.default_rng(sum(name.encode())), PLAIN[name]
+    rng, good = np.random.default_rng(sum(name.encode())), PLAIN[name]
     header = good.index(SCAN) + 14
     recognised = 0
     for _ in range(1500):
         noisy = bytearray(good)
-        for position in draws.integers(2, header, draws.integers(1, 4)):
-            flipped = noisy[position] ^ (1 << draws.integers(8))
-            noisy[position] = draws.integers(256) if draws.random() < 0.5 else flipped
+        for position in rng.integers(2, header, rng.integers(1, 4)):
+            flipped = noisy[position] ^ (1 << rng.integers(8))
+            noisy[position] = rng.integers(256) if rng.random() < 0.5 else flipped
         content = bytes(noisy)
         found = plain_jpeg(content)
         if found is None or found.has_metadata or found.width * found.height > 10**6:
