@@ -153,17 +153,17 @@ def one_negated_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 STATE_FAULTS: dict[Fault, str] = {
-    frozen_ema: "ema: median change of group 1",
+    frozen_ema: "ema: median moved of group 1",
     ema_copies_weights: "final - ema, parameters",
     frozen_ema_and_statistics: "ema/model.0.bn.running_var",
-    wrong_update_sign: "final: median change of group 1",
+    wrong_update_sign: "final: median moved of group 1",
     momentum_of_the_first_step: "loss",
-    no_weight_decay: "final: median change of group 1",
-    learning_rate_of_biases_a_tenth_too_large: "final: median change of group 0",
-    weights_of_norms_not_trained: "final: median change of group 2",
+    no_weight_decay: "final: median moved of group 1",
+    learning_rate_of_biases_a_tenth_too_large: "final: median moved of group 0",
+    weights_of_norms_not_trained: "final: median moved of group 2",
     one_statistic_not_updated: "final/model.4.cv1.bn.running_var: moved",
     wrong_batch_norm_momentum: "final/model.0.bn.running_var",
-    stale_weights: "final: median change of group 1",
+    stale_weights: "final: median moved of group 1",
     one_negated_tensor: "final/model.9.cv2.conv.weight",
 }
 # The comparison does not depend on the mode; these show that it gets the state in either.
@@ -308,9 +308,9 @@ def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (no_update_in_the_last_iteration, "final: median change of group 1"),
+        (no_update_in_the_last_iteration, "final: median moved of group 1"),
         (no_ema_in_the_last_iteration, "final - ema, parameters"),
-        (learning_rate_of_weights_off_by_two_percent, "final: median change of group 1"),
+        (learning_rate_of_weights_off_by_two_percent, "final: median moved of group 1"),
         (schedule_one_iteration_late, "loss"),
         (mean_of_accumulated_gradients, "gradient norm"),
         (only_the_last_accumulated_batch, "gradient norm"),
@@ -333,7 +333,7 @@ def test_faults_of_the_graph_are_detected(
         (one_momentum_buffer_is_a_tenth_too_small, "updates of model/model.4.cv1.bn.bias, in roundings"),
         (wrong_update_sign, "updates of model/model.0.conv.weight, in roundings"),
         # Their updates follow the formulas, so near ties are searched for.
-        pytest.param(no_weight_decay, "final: median change of group 1", marks=pytest.mark.slow),
+        pytest.param(no_weight_decay, "final: median moved of group 1", marks=pytest.mark.slow),
         pytest.param(gradient_not_clipped, "loss", marks=pytest.mark.slow),
     ],
 )

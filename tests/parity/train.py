@@ -182,7 +182,7 @@ def _compare_state(case: Case, kind: str, got: Arrays, sampled: "_Sampled", repo
             report.close(f"{kind}/{name}", got[name], value, rtol=1e-3, atol=1e-4)
             report.close(f"{kind}/{name}: moved", error / change if change else error, 0.0, atol=MAX_STATISTICS_MOVED)
     for group, limit in enumerate(MEDIAN_MOVED[optimizer]):
-        report.close(f"{kind}: median change of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
+        report.close(f"{kind}: median moved of group {group}", float(np.median(moved[group])), 0.0, atol=limit)
 
 
 def _compare_lengths(case: Case, kind: str, run: Replay, sampled: "_Sampled", report: Report) -> None:
