@@ -2,33 +2,9 @@
 
 import os
 import sys
+from functools import partial
 from importlib import import_module
 from types import TracebackType
-
-
-def train() -> int:
-    """Run `graph-train`."""
-    return _run("train")
-
-
-def val() -> int:
-    """Run `graph-val`."""
-    return _run("val")
-
-
-def predict() -> int:
-    """Run `graph-predict`."""
-    return _run("predict")
-
-
-def check() -> int:
-    """Run `graph-check`."""
-    return _run("check")
-
-
-def export() -> int:
-    """Run `graph-export`."""
-    return _run("export")
 
 
 def _run(command: str) -> int:
@@ -45,3 +21,10 @@ def _print_interrupted(kind: type[BaseException], error: BaseException, trace: T
         print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+train = partial(_run, "train")
+val = partial(_run, "val")
+predict = partial(_run, "predict")
+check = partial(_run, "check")
+export = partial(_run, "export")
