@@ -38,7 +38,7 @@ del values
 full = resident()
 empty_cache()
 assert mapped() == 0
-assert full - resident() >= 4 * LARGE
+assert full - resident() >= 4 * LARGE - 256 * PAGES  # the call itself touches a few new pages
 
 small = flow.empty(LARGE // 4)
 assert mapped() == 0
