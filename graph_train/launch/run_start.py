@@ -227,7 +227,7 @@ def _require_same_data_set(run: TrainingRun, header: SavedHeader) -> None:
         ValueError: `--data` names a data set other than the checkpoint's.
     """
     given = run.setup.options.data.data
-    if given != header.options["data"] and header.data != run.setup.data.fingerprint():
+    if given != header.options["data"] and header.data != run.setup.data.fingerprint:
         raise ValueError(
             f"--data {given}: not the data set of the checkpoint (image names, sizes or labels differ); "
             "a resumed run may move its data set but not replace it"
@@ -251,7 +251,7 @@ def require_compatible_data(header: SavedHeader, data: Data, batches: int, folde
             f"{printable(data.dataset.file)}: {quantity(now, 'class')}, but the run was started with {before}; "
             f"restore the data set, or start a new run with --weights {shell_word(folder / 'weights' / LAST)}"
         )
-    changed = header.data != data.fingerprint()
+    changed = header.data != data.fingerprint
     if changed:
         LOG.warning("The data set differs from the checkpoint's: results will differ from an uninterrupted run")
     if header.cursor.next_batch > batches:

@@ -190,7 +190,7 @@ def _require_same_data(run: TrainingRun) -> None:
     Raises:
         ValueError: this rank's data set differs from rank 0's.
     """
-    own, exchange = run.setup.data.fingerprint(), run.setup.exchange
+    own, exchange = run.setup.data.fingerprint, run.setup.exchange
     if exchange.broadcast(own) != own:
         raise ValueError("the data set differs from rank 0's; copy the same files to every host")
 
@@ -220,7 +220,7 @@ def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, firs
         write_problems(folder.path / "problems.txt", problems)
     labels = data.train.labels.rows.view()
     labels.flags.writeable = False  # a callback that writes into it would change the training
-    uploads = {"": (), "val": data.val.paths, "all": (*data.train.paths, *data.val.paths)}
+    uploads = {"": (), "val": (data.val,), "all": (data.train, data.val)}[options.run.upload_dataset]
     names = [name for name in options.run.logger_names if name != "csv"]
     description = RunDescription(
         folder=folder.path,
@@ -228,7 +228,7 @@ def _describe(run: TrainingRun, folder: RunFolder, callbacks: Callbacks, *, firs
         first_epoch=first_epoch,
         entity=options.run.entity,
         bbox_interval=options.run.bbox_interval,
-        dataset_files=uploads[options.run.upload_dataset],
+        dataset_files=[path for index in uploads for path in index.paths],
     )
     add_loggers(callbacks, names, description)
     callbacks.run("on_pretrain_routine_end", labels, data.class_names)

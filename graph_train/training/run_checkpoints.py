@@ -27,7 +27,7 @@ class RunCheckpoints:
         self._run, self._folder, self._cursor, self._stopper, self._csv = run, folder, cursor, stopper, csv
         options = run.setup.options
         self.saving = Saving(folder, options.run, require_finite=options.optim.max_nonfinite > 0)
-        self._data = run.setup.data.fingerprint()
+        self._data = run.setup.data.fingerprint
 
     def due_before(self, number: int) -> bool:
         """Return whether rank 0 is to save before a batch; False on other ranks, and if there is only one.

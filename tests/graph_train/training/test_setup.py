@@ -43,3 +43,20 @@ def test_duplicate_class_names_warn_unless_strict(tmp_path: Path, caplog: pytest
     assert "classes 0 and 2 have the same name 'cat'" in caplog.text
     with pytest.raises(ValueError, match="classes 0 and 2 have the same name 'cat'"):
         load_data(options_from_flags(data=str(file), strict=True))
+
+
+def test_fingerprint_depends_on_labels_of_each_image_but_not_on_folder(tmp_path: Path) -> None:
+    found = {}
+    other = "0 .5 .5 .3 .3\n"
+    for name, first, second in (
+        ("original", BOX + other, BOX),
+        ("copy", BOX + other, BOX),
+        ("moved", BOX, other + BOX),
+        ("changed", BOX + other, other),
+        ("emptied", BOX + other, ""),
+    ):
+        file = data_set(tmp_path / name, train=first, val=BOX)
+        (tmp_path / name / "labels" / "train" / "b.txt").write_text(second)
+        found[name] = load_data(options_from_flags(data=str(file))).fingerprint
+    assert found.pop("copy") == found["original"]
+    assert len(set(found.values())) == len(found)
