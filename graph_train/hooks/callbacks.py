@@ -139,7 +139,13 @@ class Callbacks:
         """A callback may set this to stop the run, which saves its state, after the current batch."""
 
     def add(self, hooks: TrainingHooks, name: str = "") -> None:
-        """Register all hooks that the object's class overrides; `name` is used in messages."""
+        """Register all hooks that the object's class overrides; `name` is used in messages.
+
+        Raises:
+            ValueError: `hooks` is not an object of a subclass of `TrainingHooks`.
+        """
+        if not isinstance(hooks, TrainingHooks):
+            raise ValueError(f"hooks={hooks!r:.60}: must be an object of a subclass of TrainingHooks")
         owner = name or type(hooks).__name__
         for hook in HOOKS:
             if getattr(type(hooks), hook) is not getattr(TrainingHooks, hook):
@@ -151,10 +157,10 @@ class Callbacks:
         Raises:
             ValueError: the hook is unknown (with the nearest match), or the callback is not callable.
         """
-        if hook not in self._actions:
-            close = difflib.get_close_matches(hook, HOOKS, n=1)
+        if not isinstance(hook, str) or hook not in self._actions:
+            close = difflib.get_close_matches(str(hook), HOOKS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known hooks: {', '.join(HOOKS)}"
-            raise ValueError(f"unknown hook {hook!r}; {hint}")
+            raise ValueError(f"unknown hook {hook!r:.60}; {hint}")
         if not callable(callback):
             raise ValueError(f"hook {hook!r}: {callback!r} is not callable")
         self._actions[hook].append(_Action(name or getattr(callback, "__qualname__", repr(callback)), callback))

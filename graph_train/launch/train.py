@@ -46,7 +46,7 @@ def train(*, callbacks: Callbacks | None = None, **flags: Any) -> TrainResult | 
     callbacks = callbacks if callbacks is not None else Callbacks()
     if not isinstance(callbacks, Callbacks):
         raise ValueError(f"callbacks={callbacks!r:.60}: must be a graph_train.hooks.callbacks.Callbacks")
-    with team.reporting(quiet=not flags.get("debug")), robust_output(), Interruptible():
+    with team.reporting(quiet=flags.get("debug") is not True), robust_output(), Interruptible():
         exchange = Exchange(rank.rank, rank.world)
         try:
             options = _checked_options(flags, rank)
@@ -106,7 +106,7 @@ def _checked_options(flags: Mapping[str, Any], rank: RankInfo) -> TrainOptions:
     Raises:
         ValueError: a flag is invalid, or not supported with this number of processes.
     """
-    if flags.get("resume") == "":
+    if isinstance(flags.get("resume"), str) and not flags["resume"]:
         raise ValueError("--resume '': empty; give a run folder or a checkpoint, or use --resume without a value")
     options = options_from_flags(**flags)
     require_network(options)

@@ -51,9 +51,9 @@ def open_image(image: Any, number: int | None = None) -> OpenedImage:
     """
     where = "image" if number is None else f"image {number}"
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        if not path.exists() and "://" in os.fspath(image):
-            url = shown_address(os.fspath(image))
+        path = Path(os.fsdecode(image))
+        if not path.exists() and "://" in os.fsdecode(image):
+            url = shown_address(os.fsdecode(image))
             raise ValueError(f"{where}: {url} is a URL; use predict(source=...), or give the image's bytes")
         if not path.exists():
             raise FileNotFoundError(f"{printable(path)}: no such file")

@@ -1,5 +1,7 @@
 """The detections in one image."""
 
+import os
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from PIL import Image
 from graph_train.detection.label_files import write_label_file
 from graph_train.plots.images import BoxStyle, draw_detections
 from graph_train.prediction.image_inputs import OpenedImage
+from graph_train.settings.predict_options import MAX_LINE_PX
 from kernels.host.paths import printable
 
 Array = npt.NDArray[Any]
@@ -45,12 +48,12 @@ class ImageResult:
         """Return a copy of the image with drawn boxes, (h, w, 3) uint8 RGB.
 
         Raises:
-            ValueError: `line_px` is below 1.
+            ValueError: `line_px` is not an integer from 1 to 1000.
         """
-        if not line_px >= 1:  # NaN is not either
-            raise ValueError(f"line_px={line_px}: must be at least 1")
+        if not isinstance(line_px, Integral) or not 1 <= line_px <= MAX_LINE_PX:
+            raise ValueError(f"line_px={line_px!r:.60}: must be an integer from 1 to {MAX_LINE_PX}")
         picture = Image.fromarray(self._pixels)
-        draw_detections(picture, self._rows, self.class_names, BoxStyle(line_px, names, confidences))
+        draw_detections(picture, self._rows, self.class_names, BoxStyle(int(line_px), names, confidences))
         return np.asarray(picture)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,9 +69,12 @@ class ImageResult:
         """Write a YOLO label file: class, centre x, y, width, height (normalised), and optionally the confidence.
 
         Raises:
+            ValueError: `path` is not a path.
             OSError: the file cannot be written.
         """
-        write_label_file(Path(path), self._rows, image_hw=self.image_hw, confidence=confidence)
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"path={path!r:.60}: must be a string or a path")
+        write_label_file(Path(os.fsdecode(path)), self._rows, image_hw=self.image_hw, confidence=confidence)
 
 
 def counted(rows: Array, class_names: tuple[str, ...]) -> str:

@@ -93,7 +93,7 @@ class ExportOptions:
         check_flags(self)
         ranges = {name: NUMBER_RANGES[name] for name in ("imgsz", "batch_size", "max_det")}
         check_ranges(self, ranges, fractions=THRESHOLDS)
-        if len(self.imgsz) > 2:
+        if len(self.imgsz) not in (1, 2):
             raise ValueError(f"--imgsz {' '.join(map(str, self.imgsz))}: give one number, or height and width")
         self._reject_inapplicable_flags()
 

@@ -125,7 +125,7 @@ def typed(item: "Field[Any]", value: Any) -> Any:
     if not all(_has_type(entry, entry_kind) for entry in entries):
         raise ValueError(f"{_given(item, value)}: must be {_KINDS[kind]}")
     try:
-        made = tuple(os.fspath(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
+        made = tuple(os.fsdecode(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
     except OverflowError:
         raise ValueError(f"{_given(item, value)}: too large") from None
     if entry_kind is str and not all(map(_can_be_encoded, made)):

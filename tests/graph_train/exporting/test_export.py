@@ -189,6 +189,7 @@ def test_metadata_has_yolov5_class_names_and_stride(tmp_path: Path) -> None:
         ({"dynamic": True}, "--dynamic: applies to ONNX only"),
         ({"include": "onnx", "conf_thres": 0.5}, "--conf-thres: applies to NMS only; add --nms"),
         ({"include": "onnx", "imgsz": (1, 2, 3)}, "--imgsz"),
+        ({"include": "onnx", "imgsz": ()}, "--imgsz : give one number"),
         ({"include": "onnx", "imgsz": 16}, "--imgsz 16: must be at least 32"),
         ({"graph": False}, "--eager: applies to ONNX only"),
         ({"include": "onnx", "half": True}, "--half: applies to .pt files only; add --include pt"),

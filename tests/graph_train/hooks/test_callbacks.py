@@ -101,6 +101,12 @@ def test_invalid_registration_raises() -> None:
         Callbacks().register_action("on_train_endd", callback=print)
     with pytest.raises(ValueError, match="is not callable"):
         Callbacks().register_action("on_train_end", callback=None)
+    for hook in (None, 5, ["on_train_end"]):
+        with pytest.raises(ValueError, match=r"unknown hook .*; known hooks|did you mean"):
+            Callbacks().register_action(hook, callback=print)  # type: ignore[arg-type]
+    for hooks in (None, print, TrainingHooks, {"on_train_end": print}):
+        with pytest.raises(ValueError, match=r"hooks=.*: must be an object of a subclass of TrainingHooks"):
+            Callbacks().add(hooks)  # type: ignore[arg-type]
 
 
 def test_callbacks_of_a_run_stay_in_that_run() -> None:

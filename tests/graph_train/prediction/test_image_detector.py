@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import select
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def detector(weights: Path) -> ImageDetector:
     return graph_train.load(weights, imgsz=96, device="cpu", workers=2)
+
+
+class BytesPath:
+    """A path that is given as bytes, as entries of `os.scandir(b"…")` are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __fspath__(self) -> bytes:
+        return os.fsencode(self._path)
 
 
 def rows(result: Any) -> np.ndarray:
@@ -168,11 +179,33 @@ def test_results_render_list_and_save(detector: ImageDetector, tmp_path: Path) -
     np.testing.assert_array_equal(written[:, 0], result.classes)
     np.testing.assert_allclose(written[:, 1] * 96, result.boxes[:, [0, 2]].mean(axis=1), atol=1e-3)
     np.testing.assert_allclose(written[:, 5], result.scores, atol=1e-5)
-    with pytest.raises(ValueError, match="line_px=0: must be at least 1"):
-        result.plot(line_px=0)
-    with pytest.raises(ValueError, match="line_px=nan: must be at least 1"):
-        result.plot(line_px=float("nan"))
     assert repr(result).startswith("image: 96x64 px, ")
+
+
+@pytest.mark.parametrize("line_px", [0, -1, float("nan"), 2.5, "a", None, 10**9, [3]])
+def test_invalid_line_width_raises(detector: ImageDetector, line_px: Any) -> None:
+    result = detector(random_image(64, 96, 7))
+    with pytest.raises(ValueError, match=re.escape(f"line_px={line_px!r}: must be an integer from 1 to 1000")):
+        result.plot(line_px=line_px)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"labels.txt", ["labels.txt"]])
+def test_saving_to_no_path_raises(detector: ImageDetector, path: Any) -> None:
+    with pytest.raises(ValueError, match=r"path=.*: must be a string or a path"):
+        detector(random_image(64, 96, 7)).save_txt(path)
+
+
+def test_width_of_numpy_and_undecoded_paths_are_accepted(
+    detector: ImageDetector, weights: Path, tmp_path: Path
+) -> None:
+    image = random_image(64, 96, 7)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    result = detector(BytesPath(tmp_path / "a.png"))
+    np.testing.assert_array_equal(rows(result), rows(detector(image)))
+    np.testing.assert_array_equal(result.plot(line_px=np.int64(2)), result.plot(line_px=2))
+    result.save_txt(BytesPath(tmp_path / "a.txt"))
+    assert (tmp_path / "a.txt").exists()
+    assert graph_train.load(BytesPath(weights), device="cpu").class_names == NAMES
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command line and the settings tree: reference names, defaults, types, errors, and no heavy imports."""
 
 import importlib.util
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graph_train.settings.export_options import ExportOptions
+from graph_train.settings.flag_table import options_of
+from graph_train.settings.predict_options import DetectorOptions, PredictOptions
 from graph_train.settings.train_options import (
     LOGGERS,
     TrainOptions,
@@ -17,6 +21,7 @@ from graph_train.settings.train_options import (
     given_flags,
     options_from_flags,
 )
+from graph_train.settings.val_options import ValOptions
 
 REFERENCE_FLAGS = """
     --weights --cfg --data --hyp --epochs --batch-size --batch --imgsz --img --img-size --rect --resume --nosave --noval
@@ -183,6 +188,39 @@ def test_invalid_values_are_rejected(flags: dict[str, Any], message: str) -> Non
         options_from_flags(**flags)
     assert message in str(rejected.value)
     assert "\n" not in str(rejected.value)
+
+
+ODD_VALUES = (
+    *(object(), len, b"a", bytearray(b"1"), 5j, float("nan"), float("-inf"), -(10**400), "\ud800", "a\nb", ""),
+    *(
+        np.zeros(3),
+        np.array("a"),
+        np.float64("nan"),
+        np.timedelta64("NaT"),
+        np.timedelta64(1),
+        {},
+        {"a": 1},
+        set(),
+        (),
+        [[]],
+        [None],
+    ),
+    *([b"a"], ["a", 1], range(3), type, NotImplemented, Ellipsis, Path("x" * 5000)),
+)
+
+
+@pytest.mark.parametrize("kind", [None, ValOptions, PredictOptions, DetectorOptions, ExportOptions])
+def test_values_of_any_type_are_accepted_or_one_line(kind: Any) -> None:
+    """The Python API has no parser that would reject them."""
+    needed = {} if kind is None else {"weights": "a.pt", **({"source": "a.jpg"} if kind is PredictOptions else {})}
+    names = flag_fields() if kind is None else [item.name for item in fields(kind)]
+    for name in names:
+        for value in ODD_VALUES:
+            try:
+                flags = {**needed, name: value}
+                options_from_flags(**flags) if kind is None else options_of(kind, flags)
+            except ValueError as error:
+                assert str(error).isprintable() and len(str(error)) < 6000, (name, value)
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
