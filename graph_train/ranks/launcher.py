@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _FOUR = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_MAX_RANKS = 1 << 16
+_LAST_PORT = 65535
 _SLURM_FIRST_PORT, _SLURM_PORTS = 20000, 20000
 """The port of a SLURM job is derived from the job id, so that two jobs on one host use different ports."""
 
@@ -69,15 +71,10 @@ def _from_launcher(variables: Mapping[str, str], host: str) -> RankInfo:
             f"{', '.join(given)} set, but not {', '.join(missing)}; a launcher sets all four: use `python -m "
             "oneflow.distributed.launch`, or unset them to train in one process"
         )
-    rank, world = _number(variables, "RANK"), _number(variables, "WORLD_SIZE")
-    port = _number(variables, "MASTER_PORT")
-    if world < 1 or not 0 <= rank < world:
-        raise ValueError(f"RANK={rank}, WORLD_SIZE={world}: ranks count from 0 to WORLD_SIZE - 1")
-    if not 0 < port < 65536:
-        raise ValueError(f"MASTER_PORT={port}: must be between 1 and 65535")
-    if variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        port += 1  # torchrun itself listens at MASTER_PORT
-    local = _number(variables, "LOCAL_RANK") if "LOCAL_RANK" in variables else 0
+    rank, world, local = _ranks(variables, "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    # torchrun itself listens at MASTER_PORT.
+    offset = int(variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    port = _port(variables, last=_LAST_PORT - offset) + offset
     return RankInfo(rank, world, local, host, variables["MASTER_ADDR"], port) if world > 1 else RankInfo(host=host)
 
 
@@ -89,14 +86,39 @@ def _from_slurm(variables: Mapping[str, str], host: str) -> RankInfo:
         missing += [] if nodes else ["SLURM_STEP_NODELIST"]
         raise ValueError(f"SLURM_STEP_NUM_TASKS set, but not {', '.join(missing)}: start with `srun`")
     port = _SLURM_FIRST_PORT + _number(variables, "SLURM_JOB_ID") % _SLURM_PORTS
+    rank, world, local = _ranks(variables, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     return RankInfo(
-        rank=_number(variables, "SLURM_PROCID"),
-        world=_number(variables, "SLURM_STEP_NUM_TASKS"),
-        local_rank=_number(variables, "SLURM_LOCALID"),
+        rank=rank,
+        world=world,
+        local_rank=local,
         host=host,
         master_host=variables.get("MASTER_ADDR") or first_host(nodes),
-        master_port=_number(variables, "MASTER_PORT") if variables.get("MASTER_PORT") else port,
+        master_port=_port(variables, last=_LAST_PORT) if variables.get("MASTER_PORT") else port,
     )
+
+
+def _ranks(variables: Mapping[str, str], rank_name: str, world_name: str, local_name: str) -> tuple[int, int, int]:
+    """Return rank, number of ranks and local rank.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    rank, world = _number(variables, rank_name), _number(variables, world_name)
+    local = _number(variables, local_name) if local_name in variables else 0
+    if world < 1 or not 0 <= rank < world:
+        raise ValueError(f"{rank_name}={rank}, {world_name}={world}: ranks count from 0 to {world_name} - 1")
+    if world > _MAX_RANKS:
+        raise ValueError(f"{world_name}={world}: at most {_MAX_RANKS} ranks are supported")
+    if world > 1 and not 0 <= local < world:
+        raise ValueError(f"{local_name}={local}: must be between 0 and {world_name} - 1")
+    return rank, world, local
+
+
+def _port(variables: Mapping[str, str], *, last: int) -> int:
+    port = _number(variables, "MASTER_PORT")
+    if not 0 < port <= last:
+        raise ValueError(f"MASTER_PORT={port}: must be between 1 and {last}")
+    return port
 
 
 def first_host(nodes: str) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from graph_train.ranks.launcher import RankInfo
 _RETRY_SECONDS = 0.2
 _HELLO_SECONDS = 5.0
 _MAX_LINE_LENGTH = 1 << 20
+_LISTED_RANKS = 20
+"""Maximum number of ranks listed in a message."""
 _Arrival = tuple[dict[str, Any], socket.socket | None]
 
 
@@ -73,10 +75,10 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
     sockets = {rank: known for rank, (_, known) in arrived.items() if known is not None}
     if len(arrived) < info.world:
         missing = [rank for rank in range(info.world) if rank not in arrived]
-        joined = ", ".join(f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items()))
+        joined = [f"{rank} on {hello['host']}" for rank, (hello, _) in sorted(arrived.items())]
         text = (
-            f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {info.world} did not connect to "
-            f"rank 0 on {info.host} ({where}) within {timeout:g} s; joined: {joined}. Start the missing ranks, check "
+            f"rank{'s' if len(missing) > 1 else ''} {_listed(missing)} of {info.world} did not connect to rank 0 on "
+            f"{info.host} ({where}) within {timeout:g} s; joined: {_listed(joined)}. Start the missing ranks, check "
             "that no firewall blocks the port, or increase --dist-timeout"
         )
         _send_all(sockets, {"error": text})
@@ -91,23 +93,30 @@ def _accept_ranks(info: RankInfo, timeout: float) -> Rendezvous:
     return _rendezvous(sockets, answer)
 
 
+def _listed(entries: Sequence[object]) -> str:
+    """Return the entries separated by commas; of many, the first ones."""
+    more = len(entries) - _LISTED_RANKS
+    return ", ".join(map(str, entries[:_LISTED_RANKS])) + (f" and {more} more" if more > 0 else "")
+
+
 def _accept_rank(info: RankInfo, connection: socket.socket, arrived: dict[int, _Arrival]) -> None:
     """Register a connecting rank; drop connections that are not from a rank."""
     try:
         connection.settimeout(_HELLO_SECONDS)
         hello = _read_line(connection)
-        rank, world = int(hello["rank"]), int(hello["world"])
-    except (OSError, ValueError, KeyError, TypeError):
+        rank, world, host = int(hello["rank"]), int(hello["world"]), str(hello["host"])
+        if not 0 <= rank < world or "process" not in hello:
+            raise ValueError("not a rank")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         connection.close()
         return
     problem = ""
     if world != info.world:
         problem = (
-            f"rank {rank} on {hello['host']} was started with world size {world}, but rank 0 on {info.host} with "
-            f"{info.world}"
+            f"rank {rank} on {host} was started with world size {world}, but rank 0 on {info.host} with {info.world}"
         )
     elif rank in arrived:
-        problem = f"two processes have rank {rank}, on {arrived[rank][0]['host']} and {hello['host']}"
+        problem = f"two processes have rank {rank}, on {arrived[rank][0]['host']} and {host}"
     arrived.setdefault(rank, (hello, connection))
     if problem:
         connections = {rank: known for rank, (_, known) in arrived.items() if known is not None}
@@ -139,8 +148,9 @@ def _connect(info: RankInfo, timeout: float) -> socket.socket:
     while time.monotonic() < deadline:
         try:
             return socket.create_connection((info.master_host, info.master_port), deadline - time.monotonic() + 0.1)
-        except OSError as error:  # not started yet, or its host name is not known yet
-            reason = error.strerror or str(error)
+        # It has not started yet, its name is not known yet, or it is no host name.
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", "") or str(error)
             time.sleep(_RETRY_SECONDS)
     raise ValueError(
         f"rank {info.rank} on {info.host}: cannot connect to rank 0 at {info.master_host}, port {info.master_port} "

@@ -41,6 +41,11 @@ def test_slurm_variables() -> None:
         ({"RANK": "4"}, "RANK=4, WORLD_SIZE=4: ranks count from 0"),
         ({"RANK": "x"}, "RANK='x': must be an integer"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000: must be between 1 and 65535"),
+        # Rank 0 would listen at 65536.
+        ({"MASTER_PORT": "65535", "TORCHELASTIC_USE_AGENT_STORE": "True"}, "must be between 1 and 65534"),
+        ({"WORLD_SIZE": str(10**9)}, f"WORLD_SIZE={10**9}: at most 65536 ranks"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: must be between 0 and WORLD_SIZE - 1"),
+        ({"LOCAL_RANK": "4"}, "LOCAL_RANK=4: must be between 0 and WORLD_SIZE - 1"),
     ],
 )
 def test_invalid_variables_raise(change: dict[str, str | None], message: str) -> None:
@@ -52,6 +57,20 @@ def test_invalid_variables_raise(change: dict[str, str | None], message: str) ->
 def test_slurm_without_srun_raises() -> None:
     with pytest.raises(ValueError, match="not SLURM_LOCALID, SLURM_STEP_NODELIST: start with `srun`"):
         rank_info({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}, host="a")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"SLURM_PROCID": "8"}, "SLURM_PROCID=8, SLURM_STEP_NUM_TASKS=8: ranks count from 0"),
+        ({"SLURM_LOCALID": "-1"}, "SLURM_LOCALID=-1: must be between 0 and SLURM_STEP_NUM_TASKS - 1"),
+        ({"SLURM_STEP_NUM_TASKS": str(10**30)}, "at most 65536 ranks"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT=0: must be between 1 and 65535"),
+    ],
+)
+def test_slurm_variables_out_of_range_raise(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rank_info({**SLURM, **change}, host="a")
 
 
 @pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_JOB_ID"])

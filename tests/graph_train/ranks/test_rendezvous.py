@@ -65,6 +65,16 @@ def test_missing_rank_is_reported_on_every_rank() -> None:
         assert "joined: 0 on host0, 2 on host2" in str(outcome)
 
 
+def test_message_on_many_missing_ranks_is_bounded() -> None:
+    (outcome,) = connect_all([info(0, 10_000, free_port())], 0.1)
+    assert "19, 20 and 9979 more of 10000 did not connect" in str(outcome) and len(str(outcome)) < 500
+
+
+def test_invalid_host_name_of_rank_0_is_reported() -> None:
+    (outcome,) = connect_all([RankInfo(1, 2, 0, "host1", "a" * 300, free_port())], 0.1)
+    assert "cannot connect to rank 0 at aaa" in str(outcome) and "check that it is running" in str(outcome)
+
+
 def test_missing_rank_0_is_reported() -> None:
     port = free_port()
     (outcome,) = connect_all([info(1, 2, port)], 0.5)
@@ -91,13 +101,25 @@ def connected(host: str, port: int) -> socket.socket:
             time.sleep(0.02)
 
 
-def test_foreign_connections_are_ignored() -> None:
+NO_RANKS = (
+    b"GET / HTTP/1.1",
+    b'{"rank": 7, "world": 2, "host": "a", "process": 1}',
+    b'{"rank": -1, "world": 2, "host": "a", "process": 1}',
+    b'{"rank": 1, "world": 2, "process": 1}',
+    b'{"rank": 1, "world": 2, "host": "a"}',
+    b'{"rank": 1e400, "world": 2, "host": "a", "process": 1}',
+    b"[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("sent", NO_RANKS, ids=range(len(NO_RANKS)))
+def test_foreign_connections_are_ignored(sent: bytes) -> None:
     port = free_port()
     outcomes: list[Any] = []
     first = threading.Thread(target=lambda: outcomes.append(join_rendezvous(info(0, 2, port), 10)))
     first.start()
     with connected("127.0.0.1", port) as foreign:
-        foreign.sendall(b"GET / HTTP/1.1\n")
+        foreign.sendall(sent + b"\n")
     outcomes.append(join_rendezvous(info(1, 2, port), 10))
     first.join()
     assert all(isinstance(outcome, Rendezvous) for outcome in outcomes)
