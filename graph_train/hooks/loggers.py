@@ -14,7 +14,7 @@ import numpy as np
 
 from graph_train.hooks.callbacks import Callbacks, TrainingHooks
 from graph_train.hooks.tensorboard_events import EventFile
-from graph_train.runs.results_csv import RESULT_KEYS, VALIDATION_KEYS
+from graph_train.runs.results_csv import RESULT_KEYS, RESULTS, VALIDATION_KEYS
 from kernels.host.extras import install_command
 from kernels.host.files import write_atomically
 
@@ -215,7 +215,7 @@ class MlflowLogger(TrainingHooks):
     def on_train_end(self, last: Path, best: Path, epoch: int, results: Sequence[float]) -> None:
         """Log plots, `results.csv` and the weights."""
         weights = best if best.exists() else last
-        for path in (*_plots(self._folder), self._folder / "results.csv", weights):
+        for path in (*_plots(self._folder), self._folder / RESULTS, weights):
             if path.exists():
                 self._client.log_artifact(self._id, str(path))
         self._status = "FINISHED"

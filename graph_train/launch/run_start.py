@@ -11,6 +11,7 @@ from graph_train.host.devices import cpu_threads
 from graph_train.ranks.exchange import Exchange
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint
 from graph_train.runs.cursor import Cursor
+from graph_train.runs.results_csv import RESULTS, differing_epoch
 from graph_train.runs.run_folder import (
     HYPERPARAMETERS,
     LAST,
@@ -68,12 +69,15 @@ class RunStart:
         """Continue the run in `folder`. `flags` may change only the settings in `_CHANGEABLE_ON_RESUME`.
 
         Raises:
-            ValueError: a file is damaged, or a flag changes a setting that is fixed for the run.
+            ValueError: a file is damaged, the checkpoint is of another run, or a flag changes a setting that is fixed
+                for the run.
         """
         checkpoint = load_checkpoint(point.file) if point.file else folder.newest_intact()
         header = None
         if checkpoint is not None:
-            header = _header(checkpoint, point.file or folder.last)
+            file = point.file or folder.last
+            header = _header(checkpoint, file)
+            _require_same_run(folder.path / RESULTS, header, file)
             saved, hyp = dict(header.options), header.hyp
             _warn_of_edits(folder.path / SETTINGS, saved, ignored=(*LOCATION_FLAGS, *_CHANGEABLE_ON_RESUME))
             _warn_of_edits(folder.path / HYPERPARAMETERS, hyp.as_dict())
@@ -218,6 +222,21 @@ def _header(checkpoint: Checkpoint, path: Path) -> SavedHeader:
         return read_header(checkpoint.header)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; use an older checkpoint") from None
+
+
+def _require_same_run(csv: Path, header: SavedHeader, checkpoint: Path) -> None:
+    """Require that the folder's results are those of the checkpoint's run, because resuming replaces them.
+
+    Raises:
+        ValueError: the results of an epoch differ.
+    """
+    epoch = differing_epoch(csv, header.results)
+    if epoch is not None:
+        raise ValueError(
+            f"{printable(csv)}: the results of epoch {epoch} are not those in {printable(checkpoint)}, which is of "
+            f"another run (or the table was edited); restore the run's own checkpoint, or move {csv.name} away to "
+            "continue from this one"
+        )
 
 
 def _require_same_data_set(run: TrainingRun, header: SavedHeader) -> None:

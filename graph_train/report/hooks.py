@@ -22,6 +22,7 @@ from graph_train.report.content import (
 )
 from graph_train.report.page import finite, render
 from graph_train.report.samples import SampleCollector, images_on_rank, picture
+from graph_train.runs.results_csv import RESULTS
 from graph_train.training.assembly import TrainingRun
 from graph_train.training.progress import EpochTimes
 from graph_train.training.trainer import Trainer
@@ -135,7 +136,7 @@ class ReportHooks(TrainingHooks):
     def _write(self, state: str) -> None:
         started = time.monotonic()
         trainer = self._trainer
-        csv = self._folder / "results.csv"
+        csv = self._folder / RESULTS
         rows = len(csv.read_text(encoding="utf-8").splitlines()) - 1 if csv.exists() else 0
         columns = read_results(csv) if rows > 0 else {}
         content = {

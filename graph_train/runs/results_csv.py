@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kernels.host.files import write_atomically
 
+RESULTS = "results.csv"
 VALIDATION_KEYS: tuple[str, ...] = (
     "metrics/precision",
     "metrics/recall",
@@ -50,6 +51,31 @@ class EpochRow:
     def line(self) -> str:
         """Return the row as YOLOv5 writes it: 20 characters per column, 5 significant digits."""
         return ",".join(f"{value:20.5g}" for value in (self.epoch, *self.values()))
+
+
+def differing_epoch(path: Path, lines: Sequence[str]) -> int | None:
+    """Return the first epoch for which an existing file has other numbers than `lines`, the rows from a checkpoint.
+
+    Rows that only one of them has, incomplete rows and the format of numbers make no difference.
+    """
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        next(file, None)
+        for epoch, (found, saved) in enumerate(zip(file, lines, strict=False)):
+            numbers = _numbers(found)
+            if numbers is not None and numbers != _numbers(saved):
+                return epoch
+    return None
+
+
+def _numbers(line: str) -> tuple[str, ...] | None:
+    """Return the numbers of a row as `EpochRow.line` prints them; None for an incomplete row."""
+    cells = line.split(",")
+    try:
+        return tuple(f"{float(cell):.5g}" for cell in cells) if len(cells) == len(COLUMNS) else None
+    except ValueError:
+        return None
 
 
 class ResultsCsv:

@@ -14,7 +14,7 @@ from graph_train.hooks.callbacks import Callbacks
 from graph_train.host.failures import GracefulStop
 from graph_train.host.interrupts import StopRequest
 from graph_train.runs.cursor import Cursor
-from graph_train.runs.results_csv import EpochRow, ResultsCsv
+from graph_train.runs.results_csv import RESULTS, EpochRow, ResultsCsv
 from graph_train.runs.run_folder import RunFolder
 from graph_train.training.agreement import Agreement, require_same_digest
 from graph_train.training.assembly import TrainingRun
@@ -86,7 +86,7 @@ class Trainer:
         self.callbacks = callbacks or Callbacks()
         self.times: list[EpochTimes] = []
         """Times of each epoch trained by this process."""
-        self.csv = ResultsCsv(folder.path / "results.csv", results)
+        self.csv = ResultsCsv(folder.path / RESULTS, results)
         options = run.setup.options
         self._checkpoints = RunCheckpoints(run, folder, cursor, stopper, self.csv)
         self.saving = self._checkpoints.saving
@@ -395,7 +395,7 @@ class Trainer:
 
             picture = self.folder.path / "results.png"
             with self.saving.guarded(), optional_plot(picture):
-                plot_results(self.folder.path / "results.csv", picture)
+                plot_results(self.folder.path / RESULTS, picture)
         if summary := run.step.summary():
             LOG.info("%s", summary)
         if not self._exchange.single_rank:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graph_train.runs.results_csv import COLUMNS, HEADER, EpochRow, ResultsCsv
+from graph_train.runs.results_csv import COLUMNS, HEADER, EpochRow, ResultsCsv, differing_epoch
 
 
 def _row(epoch: int) -> EpochRow:
@@ -86,6 +86,25 @@ def test_new_run_in_old_folder_truncates_file(tmp_path: Path) -> None:
     assert path.read_text() == HEADER + "\n"
     again.append(_row(0))
     assert path.read_text().count("epoch") == 1
+
+
+def test_differing_epoch_is_the_first_with_other_numbers(tmp_path: Path) -> None:
+    path, rows = tmp_path / "results.csv", [_row(epoch).line() for epoch in range(4)]
+    assert differing_epoch(path, rows) is None  # no file
+    path.write_text("\n".join([HEADER, *rows, ""]))
+    for saved in ([], rows[:2], rows, [*rows, _row(4).line()]):
+        assert differing_epoch(path, saved) is None
+    # As a spreadsheet writes it, and with a write that a power cut ended.
+    path.write_text("\n".join([HEADER, *(row.replace(" ", "").replace("1e-07", "0.0000001") for row in rows), "4,0.1"]))
+    assert differing_epoch(path, [*rows, _row(4).line()]) is None
+    path.write_bytes(path.read_bytes() + b"\xff\x00\n")
+    assert differing_epoch(path, [*rows, *rows]) is None
+    other = [rows[0], rows[1], rows[2].replace("0.25", "0.26"), rows[3]]
+    assert differing_epoch(path, other) == 2
+    assert differing_epoch(path, other[:2]) is None
+    unknown = rows[0].replace("0.25", " nan")
+    path.write_text(f"{HEADER}\n{unknown}\n")
+    assert differing_epoch(path, [unknown]) is None and differing_epoch(path, rows) == 0
 
 
 def test_foreign_file_is_not_modified(tmp_path: Path) -> None:
