@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -292,12 +293,13 @@ class TrainingState(flow.nn.Module):
         """Load a saved state in place.
 
         Raises:
-            ValueError: an array is missing or has another shape.
+            ValueError: an array is missing, or has another shape or type.
         """
         with flow.no_grad():
             for name, tensor in self._tensors():
                 parts = self._parts(name) if name in self._flat else {name: tuple(tensor.shape)}
-                values = [_checked_array(arrays, part, shape) for part, shape in parts.items()]
+                kind = np.dtype(str(tensor.dtype).removeprefix("oneflow."))
+                values = [_checked_array(arrays, part, shape, kind) for part, shape in parts.items()]
                 joined = np.concatenate([value.reshape(-1) for value in values]).reshape(tuple(tensor.shape))
                 local_shard(tensor).copy_(flow.tensor(joined))
         self._finish_loading(counters)
@@ -322,11 +324,15 @@ def _split_flat(values: np.ndarray, parts: Mapping[str, tuple[int, ...]]) -> dic
     return {name: piece.reshape(shape) for (name, shape), piece in zip(parts.items(), pieces, strict=True)}
 
 
-def _checked_array(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _checked_array(
+    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], kind: "np.dtype[Any]"
+) -> np.ndarray:
     if name not in arrays:
         raise ValueError(f"checkpoint has no {name}; was it written with another model or optimizer?")
     if tuple(arrays[name].shape) != shape:
         raise ValueError(f"checkpoint has {name} of shape {arrays[name].shape}, but this run needs {shape}")
+    if arrays[name].dtype != kind:
+        raise ValueError(f"checkpoint has {name} of type {arrays[name].dtype}, but this run needs {kind}")
     return arrays[name]
 
 

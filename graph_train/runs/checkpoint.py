@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 _HEADER_KEY = "graph_train"
 PENDING_GRADIENTS = "gradient_sum/"
 """Name prefix of accumulated gradients."""
+_SECOND_MOMENT, _VARIANCE = "second_moment/", ".running_var"
+"""Name prefix and ending of arrays of which square roots are taken."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class Checkpoint:
         """
         for name, value in self.arrays.items():
             if not name.startswith(PENDING_GRADIENTS) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                return name
+        return ""
+
+    def first_negative(self) -> str:
+        """Return the name of the first variance or second moment with a negative value; "" if there is none."""
+        for name, value in self.arrays.items():
+            if (name.startswith(_SECOND_MOMENT) or name.endswith(_VARIANCE)) and (value < 0).any():
                 return name
         return ""
 
@@ -101,4 +110,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     if header.get("checksum") != _digest(arrays, header):
         raise ValueError(f"{path}: damaged checkpoint (checksum differs); use an older one")
-    return Checkpoint(arrays=arrays, header=header)
+    checkpoint = Checkpoint(arrays=arrays, header=header)
+    if bad := checkpoint.first_not_finite():
+        raise ValueError(f"{path}: damaged checkpoint ({bad} is not finite); use an older one")
+    if bad := checkpoint.first_negative():
+        raise ValueError(f"{path}: damaged checkpoint ({bad} is negative); use an older one")
+    return checkpoint

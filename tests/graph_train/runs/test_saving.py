@@ -108,6 +108,70 @@ def test_edited_settings_files_are_ignored_with_warning(runner: TrainingRunner, 
     assert f"{hyp}: a resumed run uses the checkpoint's settings; edits of these are ignored: lr0=7" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ema/model.0.conv.weight", float("nan")),
+        ("model/model.0.bn.running_var", float("inf")),
+        ("first_moment/model.0.conv.weight", float("-inf")),
+        ("model/model.0.bn.running_var", -1.0),
+        ("ema/model.0.bn.running_var", -1e-30),
+    ],
+)
+def test_impossible_arrays_with_valid_checksum_are_damage(
+    runner: TrainingRunner, uninterrupted: FinishedRun, run: Path, name: str, value: float
+) -> None:
+    last = run / "weights" / LAST
+    sound = load_checkpoint(last)
+    array = sound.arrays[name].copy()
+    array.flat[-1] = value
+    save_checkpoint(last, replace(sound, arrays={**sound.arrays, name: array}))
+    reason = "is negative" if np.isfinite(value) else "is not finite"
+    assert f"{last}: damaged checkpoint ({name} {reason}); use an older one" in runner.train_as_given(resume=run).log
+    assert_same_files(run, uninterrupted.folder)
+
+
+def test_negative_second_moment_is_damage(tmp_path: Path) -> None:
+    name = "second_moment/model.0.conv.weight"
+    save_checkpoint(tmp_path / LAST, Checkpoint({name: np.array([1, -1], np.float32)}, {}))
+    with pytest.raises(ValueError, match=f"{name} is negative"):
+        load_checkpoint(tmp_path / LAST)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, np.int32])
+def test_arrays_of_other_types_are_rejected(runner: TrainingRunner, run: Path, kind: type) -> None:
+    name, last = "model/model.0.conv.weight", run / "weights" / LAST
+    sound = load_checkpoint(last)
+    save_checkpoint(last, replace(sound, arrays={**sound.arrays, name: sound.arrays[name].astype(kind)}))
+    with pytest.raises(ValueError, match=f"checkpoint has {name} of type {np.dtype(kind)}, but this run needs float32"):
+        runner.train_as_given(resume=run)
+
+
+def test_checkpoint_of_another_run_is_rejected(runner: TrainingRunner, run: Path) -> None:
+    other = runner.train(epochs=2, seed=6).folder / "weights" / LAST
+    own, table = (run / "weights" / LAST).read_bytes(), (run / "results.csv").read_bytes()
+    for name in (LAST, "copy.safetensors"):
+        file = run / "weights" / name
+        shutil.copy(other, file)
+        for given in (run, file):
+            if name == LAST or given == file:
+                with pytest.raises(ValueError, match=rf"results.csv: the results of epoch 0 are not those in {file}"):
+                    runner.train_as_given(resume=given)
+        assert (run / "results.csv").read_bytes() == table
+        (run / "weights" / LAST).write_bytes(own)
+    shutil.copy(other, run / "weights" / LAST)
+    (run / "results.csv").unlink()  # as the message advises
+    assert len(runner.train_as_given(resume=run).rows) == 2
+
+
+def test_moved_and_renamed_run_is_resumed_without_a_warning(
+    runner: TrainingRunner, uninterrupted: FinishedRun, tmp_path: Path
+) -> None:
+    moved = copied(uninterrupted, tmp_path / "elsewhere" / "renamed")
+    for epochs in (3, 4):
+        assert "WARNING" not in runner.train_as_given(resume=moved, epochs=epochs).log
+
+
 def test_resume_with_only_damaged_checkpoints_raises(runner: TrainingRunner, run: Path) -> None:
     for path in (run / "weights").glob("last*"):
         path.write_bytes(path.read_bytes()[:100])
