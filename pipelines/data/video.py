@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels.host.extras import install_command
 from kernels.host.paths import is_utf8, printable
+from pipelines.data.video_container import missing_bytes
 
 VIDEO_SUFFIXES = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
@@ -86,6 +87,7 @@ class Video:
             OSError: the file cannot be decoded.
         """
         require_opencv(path)
+        self._path = path
         cv2 = quiet_opencv()
         self._capture: Any = cv2.VideoCapture(_file_name(path))
         first: Any
@@ -121,12 +123,14 @@ class Video:
     def incomplete_reason(self) -> str:
         """Why fewer frames could be read than the file should have; "" if all were read, or their number is unknown.
 
-        The number is an estimate in files of varying frame rate, so the time of the last frame counts, too.
+        A file that is shorter than its container says is incomplete. In other files the number is an estimate if the
+        frame rate varies, so the time of the last frame counts, too.
         """
         seconds, stated = self._milliseconds / 1000 + 1 / self.rate, self.frames / self.rate
         few = self._read < (1 - _TOLERATED_SHARE) * self.frames
         early = self._milliseconds <= 0 or seconds < (1 - _TOLERATED_SHARE) * stated - _TOLERATED_SECONDS
-        if not (few and early):
+        cut = self._read < self.frames and missing_bytes(self._path) > 0
+        if not (cut or (few and early)):
             return ""
         return f"ends after frame {self._read} of {self.frames}, the file is incomplete or damaged; copy it again"
 

@@ -2,12 +2,14 @@
 
 import os
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.data.video import Video, VideoFile
+from pipelines.data.video_container import missing_bytes
 from tests.file_limit import file_limit
 
 cv2 = pytest.importorskip("cv2")
@@ -68,6 +70,89 @@ def test_incomplete_file_is_noticed(tmp_path: Path, ending: str, capfd: pytest.C
     with pytest.raises(OSError, match="cannot be decoded as a video"):
         Video(path)
     assert capfd.readouterr() == ("", "")  # of FFmpeg
+
+
+def with_index_first(content: bytes) -> bytes:
+    """Return an MP4 file with its index (`moov`) in front of the frames, as files for the web have it."""
+    boxes, position = {}, 0
+    while position < len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        boxes[kind] = content[position : position + length]
+        position += length
+    moov = bytearray(boxes.pop(b"moov"))
+    chunks = moov.index(b"stco") + 8
+    (count,) = struct.unpack_from(">I", moov, chunks)
+    for place in range(chunks + 4, chunks + 4 + 4 * count, 4):
+        struct.pack_into(">I", moov, place, struct.unpack_from(">I", moov, place)[0] + len(moov))
+    return boxes.pop(b"ftyp") + moov + b"".join(boxes.values())
+
+
+def video_content(path: Path) -> bytes:
+    codec = "mp4v" if path.suffix == ".mp4" else "MJPG"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10.0, (96, 64))
+    for frame in FRAMES:
+        writer.write(frame)
+    writer.release()
+    return with_index_first(path.read_bytes()) if path.suffix == ".mp4" else path.read_bytes()
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mkv", ".mp4"])
+@pytest.mark.parametrize("kept", [0.6, 0.93])
+def test_short_file_that_lacks_its_end_is_noticed(tmp_path: Path, ending: str, kept: float) -> None:
+    """The last second of a video, or a tenth of its frames, is too much to lose in silence."""
+    path = tmp_path / f"a{ending}"
+    content = video_content(path)
+    path.write_bytes(content)
+    whole = Video(path)
+    assert len(list(whole.read())) == len(FRAMES) and whole.broke_off == ""
+    index = content.find(b"idx1") if ending == ".avi" else content.find(b"\x1c\x53\xbb\x6b") if ending == ".mkv" else -1
+    path.write_bytes(content[: round(kept * (index if index > 0 else len(content)))])
+    assert missing_bytes(path) > 0
+    cut = Video(path)
+    read = len(list(cut.read()))
+    assert 0 < read < len(FRAMES)
+    assert cut.broke_off.startswith(f"ends after frame {read} of {len(FRAMES)}, the file is incomplete")
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mkv", ".mp4"])
+def test_all_frames_are_enough(tmp_path: Path, ending: str) -> None:
+    """Bytes after the end, and an index at the end that is cut, matter to nobody."""
+    path = tmp_path / f"a{ending}"
+    content = video_content(path)
+    for changed in (content + bytes(5), content + b"\0" * 4096, content + b"abc defgh", content[:-1]):
+        path.write_bytes(changed)
+        video = Video(path)
+        assert len(list(video.read())) == len(FRAMES) and video.broke_off == "", changed[-9:]
+
+
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        (b"", 0),
+        (b"GIF89a" + bytes(20), 0),
+        (b"\0\0\0\x08ftyp\0\0\0\x20mdat", 24),
+        (b"\0\0\0\x08ftyp\0\0\0\0mdat" + bytes(9), 0),  # to the end
+        (b"\0\0\0\x08ftyp\0\0\0\x01mdat" + (100).to_bytes(8, "big"), 84),
+        (b"\0\0\0\x08ftyp\0\0\0\x01mdat", 0),
+        (b"\0\0\0\x08ftyp\0\0\0\x07mdat", 0),
+        (b"\0\0\0\x08ftyp" * 3 + b"\0\0", 0),
+        (b"RIFF\x10\0\0\0AVI ", 12),
+        (b"RIFF\x10\0\0\0WAVE", 0),
+        (b"RIFF\0\0\0\0AVI ", 0),
+        (b"RIFF\xff\xff\xff\xffAVI ", 0),
+        (b"RIFF\5\0\0\0AVI x", 0),  # without the byte that fills up
+        (b"RIFF\4\0\0\0AVI RIFF\x14\0\0\0AVIX", 16),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x81", 1),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01\0\0\0\0\0\1\0", 256),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\xff", 0),  # a recorded stream
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01\xff", 0),
+        (b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67", 0),
+        (b"\x1a\x45\xdf\xa3" + bytes(20), 0),
+    ],
+)
+def test_missing_bytes_by_container(tmp_path: Path, content: bytes, missing: int) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert missing_bytes(tmp_path / "a") == missing
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 20_000])
