@@ -102,8 +102,22 @@ def _require_addresses() -> None:
         raise MemoryError(f"OneFlow and DALI need {_MIN_ADDRESS_BYTES / 1e9:.0f} GB of address space")
 
 
+_PROC = Path("/proc")
+
+
+def _require_proc() -> None:
+    """Raise if procfs is not mounted, without which OneFlow aborts the process.
+
+    Raises:
+        OSError: it is not mounted.
+    """
+    if not all((_PROC / name).exists() for name in ("self/stat", "meminfo")):
+        raise OSError(f"{_PROC} is not mounted, and OneFlow cannot run without it; mount it: mount -t proc proc /proc")
+
+
 def _import_oneflow() -> Any:
     _require_addresses()
+    _require_proc()
     _preload_cuda_libraries()
     with StderrFilter(), _interrupts_delayed():
         import oneflow
