@@ -1,5 +1,6 @@
 """Images with drawn boxes, of labels or detections: single images, and mosaics of a batch."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,8 +183,11 @@ def _text_mask(text: str, font_px: int) -> Any:
 
 @cache
 def _font(height_px: int) -> Any:
-    import matplotlib
     from PIL import ImageFont
 
-    # DejaVu is part of matplotlib and covers Latin, Greek and Cyrillic.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), height_px)
+    # DejaVu is part of matplotlib and covers Latin, Greek and Cyrillic. Matplotlib is not imported, because it fails
+    # with a wrong MPLBACKEND or configuration file.
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None
+    font = Path(spec.origin).with_name("mpl-data") / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(font), height_px)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from graph_train.plots.labels import plot_labels
 from graph_train.plots.results import _panel, plot_results, read_results
 from graph_train.plots.style import class_colour, escape_mathtext, legend_outside, new_figure, optional_plot
 from graph_train.runs.results_csv import COLUMNS
+from tests.python_process import ROOT, run_python
 
 NAMES = ("circle", "square", "Dreieck ß")
 
@@ -44,6 +46,19 @@ def test_detections_below_confidence_are_not_drawn(tmp_path: Path) -> None:
         plot_detections(images(1), found, NAMES, tmp_path / f"{name}.png")
     assert (pixels(tmp_path / "low.png") == 255).all()
     assert not (pixels(tmp_path / "high.png") == 255).all()
+
+
+def test_drawing_needs_no_valid_matplotlib_configuration(tmp_path: Path) -> None:
+    """As of graph-predict: matplotlib cannot be imported with a wrong MPLBACKEND."""
+    code = (
+        "import numpy as np; from graph_train.plots.images import BoxStyle, draw_detections; "
+        "rows = np.array([[4, 40, 60, 60, 0.9, 0]]); image = np.zeros((64, 64, 3), np.uint8); "
+        "assert draw_detections(image, rows, ['cat'], BoxStyle()).any()"
+    )
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\0nonsense")
+    settings = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = run_python("-c", code, env={**os.environ, **settings})
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("count", "grid"), [(1, (1, 1)), (2, (2, 1)), (5, (3, 2)), (20, (4, 4))])
