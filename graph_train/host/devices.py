@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from kernels.host.cuda_devices import driver_problem, has_driver_module
+from kernels.host.process_settings import requested_threads
 
 LOG = logging.getLogger("graph_train")
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -18,7 +19,7 @@ def gpu_numbers(request: str) -> tuple[int, ...] | None:
     Raises:
         ValueError: `request` is none of these.
     """
-    text = request.strip().lower()
+    text = str(request).strip().lower()  # `team.join` passes the argument of `train` as given
     if text == "cpu":
         return None
     numbers = [part.strip() for part in text.removeprefix("cuda:").split(",")] if text else []
@@ -37,8 +38,7 @@ def cpu_threads() -> int:
 
     Sums are split over the threads, so results depend on their number: at first in the last digits.
     """
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and int(first) > 0 else len(os.sched_getaffinity(0))
+    return requested_threads() or len(os.sched_getaffinity(0))
 
 
 def select_device(request: str, local_rank: int | None = None) -> str:

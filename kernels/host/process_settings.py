@@ -35,6 +35,12 @@ def require_unforked() -> None:
         )
 
 
+def requested_threads() -> int:
+    """Return the number in OMP_NUM_THREADS as OpenMP reads it; 0 if there is none, for one thread per core."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip().removeprefix("+")
+    return int(first) if first.isascii() and first.isdecimal() else 0
+
+
 def configure_process() -> None:
     """Set environment variables and the allocator for OneFlow; the user's own settings take precedence.
 
@@ -45,10 +51,10 @@ def configure_process() -> None:
         ValueError: OMP_NUM_THREADS is so large that OpenMP would abort the process; or see `require_unforked`.
     """
     require_unforked()
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) > _MAX_THREADS:
+    if requested_threads() > _MAX_THREADS:
         raise ValueError(
-            f"OMP_NUM_THREADS={threads}: at most {_MAX_THREADS} threads are supported; use the number of cores"
+            f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']:.60}: at most {_MAX_THREADS} threads are supported; use "
+            "the number of cores"
         )
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)

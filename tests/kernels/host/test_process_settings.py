@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kernels.host.process_settings import configure_process, with_process_settings
+from kernels.host.process_settings import configure_process, requested_threads, with_process_settings
 
 
 def test_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +31,22 @@ def test_too_many_threads_raises() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("graph-train: OMP_NUM_THREADS=100000: at most 4096 threads")
+
+
+@pytest.mark.parametrize("value", ["5000", " 5000", "+5000", "5000,2", "99999999999999999999999"])
+def test_every_spelling_of_too_many_threads_raises(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(ValueError, match="at most 4096 threads are supported; use the number of cores"):
+        configure_process()
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"), [("3", 3), (" +3 ,7", 3), ("0", 0), ("-5", 0), ("abc", 0), ("", 0), ("1e9", 0), ("٣", 0)]
+)
+def test_requested_threads(monkeypatch: pytest.MonkeyPatch, value: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    configure_process()
+    assert requested_threads() == threads
 
 
 FIRST_USE = """
