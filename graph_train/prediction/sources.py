@@ -281,15 +281,18 @@ def _with_distinct_names(files: Sequence[SourceFile]) -> list[SourceFile]:
     """Give files with equal names the names `name_2`, `name_3` …; drop repeated files."""
     taken: set[Path] = set()
     seen: set[Path | str] = set()
+    following: dict[Path, int] = {}  # lower numbers of a name are taken
     distinct = []
     for file in files:
         resolved = file.address or file.path.absolute()
         if resolved in seen:
             continue
         seen.add(resolved)
-        unused, number = _with_room(file.name), 2
+        unused = wanted = _with_room(file.name)
+        number = following.get(wanted, 2)
         while unused.with_suffix("") in taken:
-            unused, number = numbered(_with_room(file.name), number), number + 1
+            unused, number = numbered(wanted, number), number + 1
+        following[wanted] = number
         taken.add(unused.with_suffix(""))
         distinct.append(replace(file, name=unused))
     return distinct

@@ -201,3 +201,23 @@ def test_urls_in_lists_need_flag(tree: Path) -> None:
     live = find(["-"], lines, allow_download=True).live
     assert live is not None
     assert live.shown == "rtsp://cam/1"
+
+
+def test_many_files_of_one_name_are_numbered_without_searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searching from 2 for each would take hours for a list of frames that each have a folder."""
+    files = [tmp_path / str(number) / name for name in ("frame.jpg", "frame.png") for number in range(300)]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    calls: list[int] = []
+    numbered = sources.numbered
+
+    def counting(name: Path, number: int) -> Path:
+        calls.append(number)
+        return numbered(name, number)
+
+    monkeypatch.setattr(sources, "numbered", counting)
+    found = [str(file.name) for file in find(["-"], list(map(str, files))).images]
+    jpegs, pngs = (f"frame_{n}.jpg" for n in range(2, 301)), (f"frame_{n}.png" for n in range(301, 601))
+    assert found == ["frame.jpg", *jpegs, *pngs]
+    assert len(calls) < 2 * len(files)
