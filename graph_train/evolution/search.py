@@ -125,7 +125,7 @@ class EvolveTable:
 
     def _read(self) -> None:
         # Anything after the last line break is incomplete.
-        lines = self._path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        lines = self._path.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].splitlines()
         if lines and [cell.strip() for cell in lines[0].split(",")] != [*VALIDATION_KEYS, *self.genes]:
             raise ValueError(
                 f"{self._path}:1: has the columns of another evolution; use another --name, or --noautoanchor as before"

@@ -145,9 +145,10 @@ def test_truncated_first_row_restarts_table(tmp_path: Path) -> None:
     assert len(EvolveTable(tmp_path, _GENES).rows) == 0
 
 
-def test_broken_row_is_reported_with_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [b"0.5,x\n", b"\xff\xfe\n"])
+def test_broken_row_is_reported_with_line(tmp_path: Path, row: bytes) -> None:
     evolve(Hyperparameters(), _train, tmp_path, generations=2, seed=0, plot=False)
-    with (tmp_path / "evolve.csv").open("a") as file:
-        file.write("0.5,x\n")
+    with (tmp_path / "evolve.csv").open("ab") as file:
+        file.write(row)
     with pytest.raises(ValueError, match=r"evolve\.csv:4: not a row of"):
         EvolveTable(tmp_path, _GENES)
