@@ -25,17 +25,18 @@ def free_memory(*, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgro
 
     Args:
         proc, groups: mount points of procfs and of control groups (both versions).
+    Raises:
+        OSError: procfs is not mounted.
     """
-    fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    fields = {name: value for name, _, value in _rows((proc / "meminfo").read_text(), ":")}
+    free = int((fields.get("MemAvailable") or fields["MemFree"]).split()[0]) * 1024
     return max(0, min(free, *_cgroup_headroom(proc / "self" / "cgroup", groups)))
 
 
 def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
     """Yield the headroom of each control group from the process's own to the root; at least one value."""
     yield 1 << 62
-    lines = membership.read_text().splitlines() if membership.exists() else ["0::/", "1:memory:/"]
-    for line in lines:
+    for line in _text(membership).splitlines() or ["0::/", "1:memory:/"]:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -48,8 +49,20 @@ def _cgroup_headroom(membership: Path, groups: Path) -> Iterator[int]:
 
 
 def _hierarchy_headroom(folder: Path, kind: _Hierarchy) -> Iterator[int]:
-    limit, used = folder / kind.limit, folder / kind.used
-    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
+    limit, used = _text(folder / kind.limit), _text(folder / kind.used)
+    if not limit or not used or limit.strip() == "max":
         return
-    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    yield int(limit.read_text()) - int(used.read_text()) + int(statistics.get(kind.cached, 0))
+    statistics = {name: value for name, _, value in _rows(_text(folder / "memory.stat"), " ")}
+    yield int(limit) - int(used) + int(statistics.get(kind.cached, 0))
+
+
+def _text(path: Path) -> str:
+    """Return the content of a file; "" if there is none, or a container hides it."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _rows(text: str, separator: str) -> Iterator[tuple[str, str, str]]:
+    return (line.partition(separator) for line in text.splitlines())

@@ -52,5 +52,22 @@ def test_container_sees_its_cgroup_at_root(tmp_path: Path) -> None:
     assert free_memory(proc=proc, groups=groups) == 0  # over its limit already
 
 
+def test_unreadable_cgroups_are_no_limit(tmp_path: Path) -> None:
+    """A sandbox may show a file that cannot be read, here a folder."""
+    proc, groups = machine(tmp_path, "0::/job\n")
+    for name in ("memory.max", "memory.current"):
+        (groups / "job" / name).mkdir(parents=True)
+    (groups / "memory.max").write_text(str(2 * GIB))
+    (groups / "memory.current").write_text(str(GIB))
+    (groups / "memory.stat").mkdir()
+    assert free_memory(proc=proc, groups=groups) == GIB
+
+
+def test_kernel_without_available_memory(tmp_path: Path) -> None:
+    proc, groups = machine(tmp_path, "0::/\n")
+    (proc / "meminfo").write_text(f"MemTotal: 99 kB\nMemFree: {GIB // 1024} kB\n\nnote without a number\n")
+    assert free_memory(proc=proc, groups=groups) == GIB
+
+
 def test_free_memory_of_this_machine() -> None:
     assert free_memory() > 1 << 20
