@@ -1,5 +1,6 @@
 """Reading and writing of video files with OpenCV (an extra)."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 
 from kernels.host.extras import install_command
 from kernels.host.paths import is_utf8, printable
-from pipelines.data.video_container import missing_bytes
+from pipelines.data.video_container import missing_bytes, stated_seconds
 
 VIDEO_SUFFIXES = frozenset(
     {".asf", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
@@ -126,11 +127,15 @@ class Video:
         A file that is shorter than its container says is incomplete. In other files the number is an estimate if the
         frame rate varies, so the time of the last frame counts, too.
         """
-        seconds, stated = self._milliseconds / 1000 + 1 / self.rate, self.frames / self.rate
+        if self._read >= self.frames:
+            return ""
+        missing, stated = 0, self.frames / self.rate
+        with contextlib.suppress(OSError):  # deleted in the meantime
+            missing, stated = missing_bytes(self._path), stated_seconds(self._path) or stated
+        seconds = self._milliseconds / 1000 + 1 / self.rate
         few = self._read < (1 - _TOLERATED_SHARE) * self.frames
         early = self._milliseconds <= 0 or seconds < (1 - _TOLERATED_SHARE) * stated - _TOLERATED_SECONDS
-        cut = self._read < self.frames and missing_bytes(self._path) > 0
-        if not (cut or (few and early)):
+        if not (missing or (few and early)):
             return ""
         return f"ends after frame {self._read} of {self.frames}, the file is incomplete or damaged; copy it again"
 

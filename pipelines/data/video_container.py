@@ -1,7 +1,8 @@
-"""Whether a video file is as long as its container says: MP4 and QuickTime, AVI, Matroska and WebM."""
+"""What the container of a video file says about its length: MP4 and QuickTime, AVI, Matroska and WebM."""
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,21 +35,60 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - size)
 
 
+def stated_seconds(path: Path) -> float:
+    """Return the duration of an MP4 or QuickTime file; 0 if it is unknown, and for other containers.
+
+    Unlike the number of frames, it is without those that a trimmed video still has, but does not show.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(8)[4:] not in _FIRST_BOXES:
+            return 0.0
+        for kind, start, end in _boxes(file, 0, size):
+            if kind != b"moov":
+                continue
+            for inner, place, _ in _boxes(file, start, min(end, size)):
+                if inner == b"mvhd":
+                    file.seek(place)
+                    return _movie_seconds(file.read(32))
+    return 0.0
+
+
+def _movie_seconds(header: bytes) -> float:
+    """Return the duration in a movie header."""
+    layout, unknown = (">12xII", 2**32 - 1) if header[:1] == b"\0" else (">20xIQ", 2**64 - 1)
+    if len(header) < struct.calcsize(layout):
+        return 0.0
+    timescale, duration = struct.unpack_from(layout, header)
+    return duration / timescale if timescale and duration != unknown else 0.0
+
+
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
     """Return the end of the last box of an MP4 or QuickTime file; bytes after it that are no box are ignored."""
-    position = 0
+    return max((end for _, _, end in _boxes(file, 0, size)), default=0)
+
+
+def _boxes(file: BinaryIO, position: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start of the content and end of the boxes of an MP4 or QuickTime file from a position on."""
     for _ in range(_MAX_BOXES):
         if position + 8 > size:
-            return position
+            return
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))
+        content = position + 8
         if length == 1:
             wide = file.read(8)
             length = struct.unpack(">Q", wide)[0] if len(wide) == 8 else 0
+            content += 8
+        elif length == 0:  # to the end of the file
+            length = size - position
         if length < 8 or not kind.isalnum():
-            return position
+            return
+        yield kind, content, position + length
         position += length
-    return size
 
 
 def _end_of_riff(file: BinaryIO, size: int) -> int:

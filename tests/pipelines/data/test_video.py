@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.video import Video, VideoFile
-from pipelines.data.video_container import missing_bytes
+from pipelines.data.video_container import missing_bytes, stated_seconds
 from tests.file_limit import file_limit
 
 cv2 = pytest.importorskip("cv2")
@@ -123,6 +123,61 @@ def test_all_frames_are_enough(tmp_path: Path, ending: str) -> None:
         path.write_bytes(changed)
         video = Video(path)
         assert len(list(video.read())) == len(FRAMES) and video.broke_off == "", changed[-9:]
+
+
+def trimmed(content: bytes, shown: float) -> bytes:
+    """Return an MP4 file with an edit list that shows only its beginning, as phones trim videos."""
+    moov = content.index(b"moov") - 4
+    mvhd, trak = content.index(b"mvhd"), content.index(b"trak") - 4
+    _, duration = struct.unpack_from(">II", content, mvhd + 16)
+    new = round(shown * duration)
+    elst = struct.pack(">I4sIIIiI", 28, b"elst", 0, 1, new, 0, 1 << 16)
+    edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    out = bytearray(content)
+    struct.pack_into(">I", out, mvhd + 20, new)
+    old = content.find(b"edts", trak)
+    tkhd = content.index(b"tkhd", trak) - 4
+    place = tkhd + struct.unpack_from(">I", content, tkhd)[0]
+    removed = struct.unpack_from(">I", content, old - 4)[0] if old > 0 else 0
+    if old > 0:
+        place = old - 4
+    out[place : place + removed] = edts
+    for box in (moov, trak):
+        struct.pack_into(">I", out, box, struct.unpack_from(">I", content, box)[0] + len(edts) - removed)
+    return bytes(out)
+
+
+def test_trimmed_video_is_complete(tmp_path: Path) -> None:
+    """It has more frames than it shows."""
+    path = tmp_path / "a.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (96, 64))
+    for number in range(60):
+        writer.write(FRAMES[number % len(FRAMES)])
+    writer.release()
+    assert stated_seconds(path) == pytest.approx(6.0, abs=0.2)
+    path.write_bytes(trimmed(path.read_bytes(), 0.5))
+    assert stated_seconds(path) == pytest.approx(3.0, abs=0.2)
+    video = Video(path)
+    read = len(list(video.read()))
+    assert read < video.frames and video.broke_off == "", (read, video.frames)
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [
+        (b"", 0.0),
+        (b"RIFF\x10\0\0\0AVI ", 0.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x08moov", 0.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x30moov\0\0\0\x28mvhd" + struct.pack(">12xII12x", 600, 3000), 5.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x30moov\0\0\0\x28mvhd" + struct.pack(">12xII12x", 0, 3000), 0.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x30moov\0\0\0\x28mvhd" + struct.pack(">12xII12x", 600, 2**32 - 1), 0.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x30moov\0\0\0\x28mvhd\1" + struct.pack(">19xIQ", 600, 1200), 2.0),
+        (b"\0\0\0\x08ftyp\0\0\0\x30moov\0\0\0\x28mvhd\1", 0.0),
+    ],
+)
+def test_stated_seconds_by_container(tmp_path: Path, content: bytes, seconds: float) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert stated_seconds(tmp_path / "a") == seconds
 
 
 @pytest.mark.parametrize(
