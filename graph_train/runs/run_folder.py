@@ -373,6 +373,14 @@ def _latest_change(folder: Path) -> float:
     return max((path.stat().st_mtime for path in files), default=float("-inf"))
 
 
+def _latest_change_if_readable(folder: Path) -> float:
+    """Return `_latest_change`, or minus infinity for a folder that this user may not read."""
+    try:
+        return _latest_change(folder)
+    except PermissionError:
+        return float("-inf")
+
+
 def point_to_resume(resume: str, project: str) -> ResumePoint:
     """Find the run for `--resume`: "last" (the most recent in the project), a run folder or a checkpoint.
 
@@ -380,10 +388,11 @@ def point_to_resume(resume: str, project: str) -> ResumePoint:
         ValueError: there is no such run or checkpoint.
     """
     if resume == "last":
-        runs = [path for path in Path(project).glob("*") if _latest_change(path) > float("-inf")]
-        if not runs:
+        changes = {path: _latest_change_if_readable(path) for path in Path(project).glob("*")}
+        newest = max(changes, key=changes.__getitem__, default=Path())
+        if changes.get(newest, float("-inf")) == float("-inf"):
             raise ValueError(f"--resume: no run in {project}; give a checkpoint, or start a run without --resume")
-        return ResumePoint(max(runs, key=_latest_change))
+        return ResumePoint(newest)
     path = Path(resume)
     if path.is_dir():
         if _latest_change(path) == float("-inf"):

@@ -15,6 +15,7 @@ import pytest
 
 from graph_train.cli.train import main
 from graph_train.host.failures import DivergedError, NotSavedError
+from graph_train.runs import run_folder
 from graph_train.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from graph_train.runs.run_folder import (
     BEST,
@@ -227,6 +228,26 @@ def test_resume_finds_run(tmp_path: Path, uninterrupted: FinishedRun) -> None:
         point_to_resume(str(old / "weights" / "best.onnx"), "")
     with pytest.raises(ValueError, match="weights folder of its run"):
         point_to_resume(str(shutil.copy(str(named), tmp_path / "elsewhere.safetensors")), "")
+
+
+def test_private_runs_of_others_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latest_change = run_folder._latest_change
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "opt.yaml").touch()
+
+    def private(folder: Path) -> float:
+        if folder.name == "other":
+            raise PermissionError
+        return latest_change(folder)
+
+    monkeypatch.setattr(run_folder, "_latest_change", private)
+    assert point_to_resume("last", str(tmp_path)).folder == tmp_path / "mine"
+    shutil.rmtree(tmp_path / "mine")
+    with pytest.raises(ValueError, match="no run in"):
+        point_to_resume("last", str(tmp_path))
+    with pytest.raises(PermissionError):
+        point_to_resume(str(tmp_path / "other"), "")
 
 
 @pytest.mark.parametrize("file", ["labels/train/0.txt", "images/val/0.jpg"])
