@@ -28,7 +28,7 @@ EARLIER_BEST, DAMAGED_BEST = "best.earlier.safetensors", "best.damaged.safetenso
 """Names for checkpoints or weights of an earlier run in the folder, and for damaged ones."""
 LOCK, LOG_FILE = ".lock", "train.log"
 _MAX_OWNER_LENGTH = 20
-_WRITTEN = ("*.yaml", "*.csv", "*.png", "*.jpg", "report.*", "problems.txt", "weights/*.safetensors")
+_WRITTEN = ("*.yaml", "*.csv", "*.png", "*.jpg", "report.*", "problems.txt", "*_id.txt", "weights/*.safetensors")
 """Files of a run, which replace existing files of the same name."""
 _OWN_NAMES = (
     *"hyp.yaml hyp_evolve.yaml results.* report.* evolve.* problems.txt labels.jpg".split(),

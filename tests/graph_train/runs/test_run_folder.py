@@ -42,7 +42,7 @@ def test_pipes_in_place_of_run_files_raise(tmp_path: Path, name: str) -> None:
         opened(tmp_path)
 
 
-OTHER_FILES = ("results.csv", "opt.yaml", "results.png", "labels.jpg", "problems.txt")
+OTHER_FILES = ("results.csv", "opt.yaml", "results.png", "labels.jpg", "problems.txt", "wandb_id.txt")
 
 
 @pytest.mark.parametrize("name", ["weights/last.safetensors", "weights/last.1.safetensors", *OTHER_FILES])
