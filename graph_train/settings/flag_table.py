@@ -128,6 +128,8 @@ def typed(item: "Field[Any]", value: Any) -> Any:
         made = tuple(os.fsdecode(entry) if entry_kind is str else entry_kind(entry) for entry in entries)
     except OverflowError:
         raise ValueError(f"{_given(item, value)}: too large") from None
+    except (TypeError, ValueError):  # NumPy's times count as integers
+        raise ValueError(f"{_given(item, value)}: must be {_KINDS[kind]}") from None
     if entry_kind is str and not all(map(_can_be_encoded, made)):
         raise ValueError(f"{_given(item, value)}: contains characters that are not allowed in a file name")
     return made if kind in (TEXTS, NUMBERS) else made[0]
@@ -183,7 +185,7 @@ def check_range(name: str, value: float, lowest: int, highest: int) -> None:
     """
     if not lowest <= value <= highest:
         bound = f"at least {lowest}" if value < lowest else f"at most {highest}"
-        if math.isnan(value):
+        if isinstance(value, float) and math.isnan(value):
             bound = f"a number from {lowest} to {highest}"
         raise ValueError(f"{dashed(name)} {value}: must be {bound}")
 

@@ -288,20 +288,20 @@ def _check_loggers(run: RunOptions) -> None:
     """Reject unknown loggers, and flags of a logger that is not used."""
     for name in run.logger_names:
         if name not in LOGGERS:
-            raise ValueError(f"--loggers {name}: must be one or more of {', '.join(LOGGERS)}, comma-separated")
+            raise ValueError(f"--loggers {name!r}: must be one or more of {', '.join(LOGGERS)}, comma-separated")
         if name in _EXTRAS and importlib.util.find_spec(name) is None:
             raise ValueError(f"--loggers {name}: not installed; {install_command(name)}")
     if run.upload_dataset not in ("", "all", "val"):
         raise ValueError(f"--upload_dataset {run.upload_dataset!r}: must be all or val")
     if run.artifact_alias != "latest":
         raise ValueError(
-            f"--artifact_alias {run.artifact_alias}: not supported, data sets are not read from W&B; give a path with "
-            "--data"
+            f"--artifact_alias {run.artifact_alias!r}: not supported, data sets are not read from W&B; give a path "
+            "with --data"
         )
     if "wandb" not in run.logger_names:
         for name, unused in WANDB_ONLY.items():
             if getattr(run, name) != unused:
-                raise ValueError(f"--{name} {getattr(run, name)}: requires --loggers wandb")
+                raise ValueError(f"--{name} {getattr(run, name)!r}: requires --loggers wandb")
 
 
 def _check_bucket(options: TrainOptions) -> None:
@@ -309,11 +309,11 @@ def _check_bucket(options: TrainOptions) -> None:
     bucket = options.run.bucket
     if bucket and not options.optim.evolve:
         raise ValueError(
-            f"--bucket {bucket}: requires --evolve; for a single training, copy the run folder when it is done"
+            f"--bucket {bucket!r}: requires --evolve; for a single training, copy the run folder when it is done"
         )
     if bucket and shutil.which(BUCKET_CLIENT) is None:
         raise ValueError(
-            f"--bucket {bucket}: {BUCKET_CLIENT} (Google Cloud CLI) is not installed; install it, or copy the run "
+            f"--bucket {bucket!r}: {BUCKET_CLIENT} (Google Cloud CLI) is not installed; install it, or copy the run "
             "folder when the evolution is done"
         )
 

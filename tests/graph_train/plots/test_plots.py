@@ -51,9 +51,9 @@ def test_detections_below_confidence_are_not_drawn(tmp_path: Path) -> None:
 def test_drawing_needs_no_valid_matplotlib_configuration(tmp_path: Path) -> None:
     """As of graph-predict: matplotlib cannot be imported with a wrong MPLBACKEND."""
     code = (
-        "import numpy as np; from graph_train.plots.images import BoxStyle, draw_detections; "
-        "rows = np.array([[4, 40, 60, 60, 0.9, 0]]); image = np.zeros((64, 64, 3), np.uint8); "
-        "assert draw_detections(image, rows, ['cat'], BoxStyle()).any()"
+        "import numpy as np; from PIL import Image; from graph_train.plots.images import BoxStyle, draw_detections; "
+        "rows, picture = np.array([[4, 40, 60, 60, 0.9, 0]]), Image.new('RGB', (64, 64)); "
+        "draw_detections(picture, rows, ['cat'], BoxStyle()); assert picture.getextrema()[0][1] > 0"
     )
     (tmp_path / "matplotlibrc").write_bytes(b"\xff\0nonsense")
     settings = {"MPLBACKEND": "nonsense", "MATPLOTLIBRC": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -143,6 +143,7 @@ REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"name": "\ud800"}, "name='\\ud800': contains characters that are not allowed in a file name"),
     ({"epochs": 0}, "--epochs 0: must be at least 1"),
     ({"imgsz": 8}, "--imgsz 8"),
+    ({"imgsz": 10**400}, "must be at most 16384"),
     ({"workers": -1}, "--workers -1"),
     ({"patience": -1}, "--patience -1"),
     ({"seed": -1}, "--seed -1"),
@@ -172,9 +173,9 @@ REJECTED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"rect": True, "image_weights": True}, "--rect cannot be used with --image-weights"),
     ({"quad": True, "batch_size": 6}, "--batch-size 6 must be a multiple of 4"),
     ({"evolve": 3, "resume": True}, "not supported with --evolve"),
-    ({"loggers": "csv,clearml"}, "--loggers clearml: must be one or more of csv, tensorboard"),
-    ({"bucket": "gs://mine"}, "--bucket gs://mine: requires --evolve"),
-    ({"artifact_alias": "v3"}, "--artifact_alias v3"),
+    ({"loggers": "csv,clearml"}, "--loggers 'clearml': must be one or more of csv, tensorboard"),
+    ({"bucket": "gs://mine"}, "--bucket 'gs://mine': requires --evolve"),
+    ({"artifact_alias": "v3"}, "--artifact_alias 'v3'"),
     ({"upload_dataset": "some"}, "--upload_dataset 'some': must be all or val"),
     ({"entity": "me"}, "requires --loggers wandb"),
     ({"upload_dataset": "val"}, "requires --loggers wandb"),
@@ -242,7 +243,7 @@ def test_earlier_flag_spellings(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bucket_without_client_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ValueError, match=r"--bucket mine: gsutil \(Google Cloud CLI\) is not installed"):
+    with pytest.raises(ValueError, match=r"--bucket 'mine': gsutil \(Google Cloud CLI\) is not installed"):
         options_from_flags(bucket="mine", evolve=2)
 
 
