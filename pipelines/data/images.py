@@ -39,7 +39,7 @@ _PILLOW_FORMATS = [name for name in _KINDS if name != "MPO"]
 _SAME_SHAPE = 0.02
 """Largest relative difference of the aspect ratios of an image and its smaller copy."""
 _SIMPLE_MODES = ("RGB", "L")
-_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "I;16"})
+_MODES = frozenset("1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB I;16 I;16B".split())
 _RANGELESS_MODES = ("I", "F")
 _START_OF_SCAN = b"\xff\xda"
 _PNG_DEPTH_OFFSET = 24

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,33 @@ print({name for name, value in environment.items() if before[0].get(name) != val
     plain = {name: value for name, value in os.environ.items() if name not in names}
     done = run_python("-c", code, env=plain)
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+def test_missing_proc_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_PROC", tmp_path)
+    with pytest.raises(
+        OSError, match=rf"{tmp_path} is not mounted, and OneFlow cannot run without it; mount it: mount"
+    ):
+        runtime._require_proc()
+    (tmp_path / "self").mkdir()
+    for name in ("self/stat", "meminfo"):
+        (tmp_path / name).touch()
+    runtime._require_proc()
+
+
+WITHOUT_PROC = 'mount -t tmpfs none /proc || exit 77; exec "$0" -m graph_train --data shapes --cfg yolov5n.yaml'
+
+
+def test_training_without_proc_is_a_user_error(tmp_path: Path) -> None:
+    """OneFlow itself aborts the process, with exit code 134 and no message."""
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", WITHOUT_PROC, sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("this system does not let a process mount")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("graph-train: /proc is not mounted") and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_first_graph_prints_nothing() -> None:

@@ -14,6 +14,7 @@ import graph_train.engine.state as engine_state
 import graph_train.engine.step as engine_step
 import models.batch_norm
 from graph_train.engine.state import TrainingState
+from graph_train.engine.step import GraphStep
 from kernels.ops.update.function import HyperIndex, UpdateSettings
 from kernels.runtime import flow
 from models.layers import get_attribute
@@ -305,9 +306,62 @@ def one_momentum_buffer_is_a_tenth_too_small(monkeypatch: pytest.MonkeyPatch) ->
     _after_each_step(monkeypatch, change)
 
 
+def normalises_by_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DetectionModel.train
+
+    def in_inference_mode(network: DetectionModel, mode: bool = True) -> DetectionModel:
+        original(network, mode)
+        for module in network.modules():
+            if isinstance(module, models.batch_norm.BatchNorm2d):
+                module.training = False
+        return network
+
+    monkeypatch.setattr(DetectionModel, "train", in_inference_mode)
+
+
+def running_statistics_never_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.batch_norm, "MOMENTUM", 0.0)
+
+
+def labels_of_the_first_batch_are_compiled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, first = GraphStep._execute, dict[int, Any]()
+
+    def execute(step: GraphStep, images: Any, labels: Any, *scalars: Any) -> Any:
+        return original(step, images, first.setdefault(id(step), labels), *scalars)
+
+    monkeypatch.setattr(GraphStep, "_execute", execute)
+
+
+def average_takes_weights_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    before: dict[int, Any] = {}
+
+    def change(state: TrainingState) -> None:
+        weights = flow.cat([get_attribute(state.network, name).reshape(-1) for name in state.trained], dim=0)
+        state.averaged_parameters.copy_(before.get(id(state), weights))
+        before[id(state)] = weights.clone()
+
+    _after_each_step(monkeypatch, change)
+
+
+def momentum_is_reset_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TrainingState.drop_pending_gradients
+
+    def drop(state: TrainingState) -> None:
+        original(state)
+        with flow.no_grad():
+            state.first_moment.mul_(0.0)
+
+    monkeypatch.setattr(TrainingState, "drop_pending_gradients", drop)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (normalises_by_running_statistics, "loss, iteration 0"),
+        (labels_of_the_first_batch_are_compiled_in, "loss, first iterations"),
+        (average_takes_weights_of_the_step_before, "ema/model.0.conv.weight"),
+        pytest.param(running_statistics_never_move, "final/model.0.bn.running_mean", marks=pytest.mark.slow),
+        pytest.param(momentum_is_reset_each_epoch, "loss, first iterations", marks=pytest.mark.slow),
         (no_update_in_the_last_iteration, "final: median moved of group 1"),
         (no_ema_in_the_last_iteration, "final - ema, parameters"),
         (learning_rate_of_weights_off_by_two_percent, "final: median moved of group 1"),

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.data.images import ImageFacts, UnusableImageError, ignore_metadata_warnings, inspect_image
+from pipelines.data.images import (
+    ImageFacts,
+    UnusableImageError,
+    decode_rgb,
+    ignore_metadata_warnings,
+    inspect_image,
+)
 from tests.pipelines.data_sets import picture
 
 
@@ -31,6 +37,14 @@ def encoded(kind: str, mode: str = "RGB", **save: Any) -> bytes:
 def sixteen_bit(kind: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 257).save(stream, kind)
+    return stream.getvalue()
+
+
+def big_endian_tiff() -> bytes:
+    """Return the TIFF of `sixteen_bit` in the other byte order, which microscopes and scanners write."""
+    grey = np.asarray(picture().convert("L")).astype(">u2") * 257
+    stream = io.BytesIO()
+    Image.frombytes("I;16B", (grey.shape[1], grey.shape[0]), grey.astype(">u2").tobytes()).save(stream, "TIFF")
     return stream.getvalue()
 
 
@@ -58,6 +72,7 @@ def inspect(content: bytes, folder: Path) -> ImageFacts:
         (encoded("WEBP"), ("webp", "RGB", 8)),
         (encoded("TIFF", compression="tiff_lzw"), ("tiff", "RGB", 8)),
         (sixteen_bit("TIFF"), ("tiff", "I;16", 16)),
+        (big_endian_tiff(), ("tiff", "I;16B", 16)),
     ],
 )
 def test_recognises_formats(content: bytes, expected: tuple[str, str, int], tmp_path: Path) -> None:
@@ -65,6 +80,10 @@ def test_recognises_formats(content: bytes, expected: tuple[str, str, int], tmp_
     assert (facts.width, facts.height) == (40, 30)
     assert (facts.format.kind, facts.format.mode, facts.format.bits) == expected
     assert facts.format.file_bytes == len(content) and facts.format.orientation == 1 and facts.format.intact
+
+
+def test_byte_order_of_16_bits_does_not_matter() -> None:
+    np.testing.assert_array_equal(decode_rgb(big_endian_tiff()), decode_rgb(sixteen_bit("TIFF")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
