@@ -11,6 +11,7 @@ import numpy.typing as npt
 from graph_train.metrics.average_precision import best_row
 from graph_train.plots.style import ACCENT, SECOND, new_figure, save, style_axes
 from graph_train.runs.results_csv import COLUMNS, VALIDATION_KEYS
+from kernels.host.files import NotReadableError, read_regular
 from kernels.host.quantity import quantity
 
 Array = npt.NDArray[Any]
@@ -28,16 +29,21 @@ _PANELS = (
     ("metrics/mAP_0.5:0.95", "mAP50-95"),
 )
 _EVOLUTION_COLUMNS = 5
+_MAX_BYTES = 1 << 30
 
 
 def read_results(path: Path) -> dict[str, Array]:
     """Return the columns of a `results.csv` by name; the padding of names and values is removed.
 
     Raises:
-        ValueError: there are no rows, a row has the wrong length, or a value is not a number; names file and line.
+        ValueError: it is not a regular file, there are no rows, a row has the wrong length, or a value is not a number;
+            names file and line.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
+    try:
+        text = read_regular(path, max_bytes=_MAX_BYTES).decode(errors="replace")
+    except NotReadableError as error:
+        raise ValueError(f"{path}: {error}") from None
+    lines = [[cell.strip() for cell in line] for line in csv.reader(text.splitlines())]
     if len(lines) < 2:
         raise ValueError(f"{path}: no epochs yet; expected a header and at least one row")
     for number, line in enumerate(lines[1:], 2):

@@ -1,5 +1,6 @@
 """Callbacks that write the report of a run: at the start, after epochs, and at the end."""
 
+import contextlib
 import json
 import logging
 import time
@@ -136,9 +137,9 @@ class ReportHooks(TrainingHooks):
     def _write(self, state: str) -> None:
         started = time.monotonic()
         trainer = self._trainer
-        csv = self._folder / RESULTS
-        rows = len(csv.read_text(encoding="utf-8").splitlines()) - 1 if csv.exists() else 0
-        columns = read_results(csv) if rows > 0 else {}
+        columns: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):  # no epochs yet, or the file was replaced
+            columns = read_results(self._folder / RESULTS)
         content = {
             **self._content,
             "name": self._folder.name,

@@ -123,6 +123,15 @@ def test_padded_column_names_are_parsed(tmp_path: Path) -> None:
     assert columns["metrics/precision"] == pytest.approx([3, 3.1, 3.2])
 
 
+def test_pipe_in_place_of_results_is_not_waited_for(tmp_path: Path) -> None:
+    """The report of a run whose file is replaced would have waited forever, or read /dev/zero to the end."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "endless.csv"):
+        with pytest.raises(ValueError, match=f"{name}: not a regular file"):
+            read_results(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
