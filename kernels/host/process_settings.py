@@ -1,6 +1,7 @@
 """Process settings for OneFlow; importing this module or `kernels.runtime` changes none of them."""
 
 import os
+import re
 from collections.abc import Mapping
 
 from kernels.host.heap import MMAP_THRESHOLD_BYTES, fix_mmap_threshold, is_set_by_user
@@ -12,6 +13,10 @@ _VARIABLES = {
     "GOMP_SPINCOUNT": "1000",
 }
 _MAX_THREADS = 4096
+_STACK_VARIABLES = ("OMP_STACKSIZE", "GOMP_STACKSIZE")
+_STACK_SIZE = re.compile(r"\s*\+?([0-9]{1,20})\s*([bkmg]?)\s*", re.IGNORECASE)
+_STACK_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "": 1 << 10}
+_MAX_STACK_BYTES = 1 << 30
 _loaded_in = 0
 """The process that has loaded OneFlow; 0 if none has."""
 
@@ -48,7 +53,8 @@ def configure_process() -> None:
     second call changes nothing.
 
     Raises:
-        ValueError: OMP_NUM_THREADS is so large that OpenMP would abort the process; or see `require_unforked`.
+        ValueError: OMP_NUM_THREADS or a stack size is so large that OpenMP would abort the process; or see
+            `require_unforked`.
     """
     require_unforked()
     if requested_threads() > _MAX_THREADS:
@@ -56,6 +62,10 @@ def configure_process() -> None:
             f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']:.60}: at most {_MAX_THREADS} threads are supported; use "
             "the number of cores"
         )
+    for name in _STACK_VARIABLES:
+        size = _STACK_SIZE.fullmatch(os.environ.get(name, ""))
+        if size and int(size[1]) * _STACK_UNITS[size[2].lower()] > _MAX_STACK_BYTES:
+            raise ValueError(f"{name}={os.environ[name]:.60}: at most 1G per thread is supported; remove it")
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     fix_mmap_threshold()

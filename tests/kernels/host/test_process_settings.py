@@ -49,6 +49,18 @@ def test_requested_threads(monkeypatch: pytest.MonkeyPatch, value: str, threads:
     assert requested_threads() == threads
 
 
+@pytest.mark.parametrize("name", ["OMP_STACKSIZE", "GOMP_STACKSIZE"])
+@pytest.mark.parametrize("value", ["999G", " 2 g", "1048577", "99999999999B"])
+def test_stacks_that_no_machine_holds_raise(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """OpenMP could not start its threads, and the process would end with a segmentation fault."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}: at most 1G per thread is supported; remove it"):
+        configure_process()
+    for usual in ("16M", "8192", "1G", "abc", ""):
+        monkeypatch.setenv(name, usual)
+        configure_process()
+
+
 FIRST_USE = """
 import os, sys
 import graph_train.settings.flag_table
