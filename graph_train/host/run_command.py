@@ -70,6 +70,7 @@ def _exit_code(name: str, command: Callable[[], int | None], *, debug: bool) -> 
         _require_current_folder()
         _require_supported_python()
         _require_open_files()
+        _require_progress_bars()
         return command() or DONE
     except AlreadyReportedError as error:
         return _code(error.__cause__)
@@ -144,6 +145,19 @@ def _require_open_files() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit < _MIN_OPEN_FILES:
         raise ValueError(f"`ulimit -n` is {limit}, too few open files; raise it (`ulimit -n 1024`)")
+
+
+def _require_progress_bars() -> None:
+    """Reject environment variables with which tqdm cannot be imported.
+
+    Raises:
+        ValueError: a variable for tqdm is not a number.
+    """
+    try:
+        import tqdm  # noqa: F401
+    except ValueError as error:
+        names = ", ".join(sorted(name for name in os.environ if name.startswith("TQDM_")))
+        raise ValueError(f"{names}: not settings of tqdm, which shows the progress ({error}); remove it") from None
 
 
 def _out_of_memory_message(error: BaseException) -> str:

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 from kernels.host.paths import printable
 from kernels.host.quantity import quantity
 
@@ -268,6 +266,8 @@ def _fetch_once(url: str, file: Path, start: int, request: _DownloadRequest) -> 
 
 
 def _copy(answer: Any, out: IO[bytes], url: str, start: int, request: _DownloadRequest) -> None:
+    from tqdm import tqdm  # fails with wrong variables TQDM_…, which the commands report
+
     expected, total, began = request.size, start, time.monotonic()
     free = shutil.disk_usage(Path(out.name).parent).free
     bar = tqdm(

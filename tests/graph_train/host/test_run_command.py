@@ -18,7 +18,7 @@ from graph_train.host.interrupts import Interruptible, StopRequest, Terminable
 from graph_train.host.run_command import run_command
 from kernels.host.files import replacing
 from pipelines.data.images import decode_rgb
-from tests.python_process import run_python
+from tests.python_process import ROOT, run_python
 
 COMMANDS = ("graph_train", "graph_train.cli.val", "graph_train.cli.predict", "graph_train.cli.export")
 
@@ -58,6 +58,17 @@ FLAGS = {
     "graph_train.cli.export": ["--weights", "a.pt"],
     "graph_train.cli.check": ["--data", "shapes"],
 }
+
+
+@pytest.mark.parametrize("module", [*COMMANDS, "graph_train.cli.check"])
+@pytest.mark.parametrize("name", ["TQDM_NCOLS", "TQDM_MININTERVAL"])
+def test_wrong_settings_of_progress_bars_are_named(module: str, name: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), name: "abc"}
+    done = run_python("-m", module, *FLAGS[module], env=environment)
+    assert done.returncode == USER_ERROR
+    assert f": {name}: not settings of tqdm, which shows the progress (" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert run_python("-m", module, "--help", env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("module", COMMANDS)
