@@ -191,7 +191,7 @@ def test_invalid_values_are_rejected(flags: dict[str, Any], message: str) -> Non
     assert "\n" not in str(rejected.value)
 
 
-ODD_VALUES = (
+ODD_VALUES: tuple[Any, ...] = (
     *(object(), len, b"a", bytearray(b"1"), 5j, float("nan"), float("-inf"), -(10**400), "\ud800", "a\nb", ""),
     *(
         np.zeros(3),
