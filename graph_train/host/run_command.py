@@ -17,6 +17,7 @@ from kernels.host.paths import error_text
 
 _MIN_OPEN_FILES = 20
 _REMEDY = "start Python without this option"
+_MEMORY_LIMITS = {"-d": resource.RLIMIT_DATA, "-v": resource.RLIMIT_AS}
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
     "cannot allocate memory",
@@ -168,11 +169,11 @@ def _out_of_memory_message(error: BaseException) -> str:
         return f"{text}; `ulimit -n` is {limit}: raise it (`ulimit -n 1024`)"
     if not (isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY_MESSAGES)):
         return ""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        remedy = f"`ulimit -v` is {limit / 1e9:.1f} GB: raise it (`ulimit -v unlimited`)"
-    else:
-        remedy = "free memory, or allow more threads (`ulimit -u`)"
+    remedy = "free memory, or allow more threads (`ulimit -u`)"
+    for flag, kind in _MEMORY_LIMITS.items():
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            remedy = f"`ulimit {flag}` is {limit / 1e9:.1f} GB: raise it (`ulimit {flag} unlimited`)"
     return f"out of memory or threads ({text}); {remedy}"
 
 
