@@ -104,14 +104,14 @@ def test_short_file_that_lacks_its_end_is_noticed(tmp_path: Path, ending: str, k
     content = video_content(path)
     path.write_bytes(content)
     whole = Video(path)
-    assert len(list(whole.read())) == len(FRAMES) and whole.broke_off == ""
+    assert len(list(whole.read())) == len(FRAMES) and whole.incomplete_reason == ""
     index = content.rfind({".avi": b"idx1", ".mkv": b"\x1c\x53\xbb\x6b", ".mp4": b"none"}[ending])
     path.write_bytes(content[: round(kept * (index if index > 0 else len(content)))])
     assert missing_bytes(path) > 0
     cut = Video(path)
     read = len(list(cut.read()))
     assert 0 < read < len(FRAMES)
-    assert cut.broke_off.startswith(f"ends after frame {read} of {len(FRAMES)}, the file is incomplete")
+    assert cut.incomplete_reason.startswith(f"ends after frame {read} of {len(FRAMES)}, the file is incomplete")
 
 
 @pytest.mark.parametrize("ending", [".avi", ".mkv", ".mp4"])
@@ -122,7 +122,7 @@ def test_all_frames_are_enough(tmp_path: Path, ending: str) -> None:
     for changed in (content + bytes(5), content + b"\0" * 4096, content + b"abc defgh", content[:-1]):
         path.write_bytes(changed)
         video = Video(path)
-        assert len(list(video.read())) == len(FRAMES) and video.broke_off == "", changed[-9:]
+        assert len(list(video.read())) == len(FRAMES) and video.incomplete_reason == "", changed[-9:]
 
 
 def trimmed(content: bytes, shown: float) -> bytes:
@@ -159,7 +159,7 @@ def test_trimmed_video_is_complete(tmp_path: Path) -> None:
     assert stated_seconds(path) == pytest.approx(3.0, abs=0.2)
     video = Video(path)
     read = len(list(video.read()))
-    assert read < video.frames and video.broke_off == "", (read, video.frames)
+    assert read < video.frames and video.incomplete_reason == "", (read, video.frames)
 
 
 @pytest.mark.parametrize(
