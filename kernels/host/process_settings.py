@@ -42,8 +42,28 @@ def require_unforked() -> None:
 
 def requested_threads() -> int:
     """Return the number in OMP_NUM_THREADS as OpenMP reads it; 0 if there is none, for one thread per core."""
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip().removeprefix("+")
-    return int(first) if first.isascii() and first.isdecimal() else 0
+    return _number_in(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]) or 0
+
+
+def _number_in(text: str) -> int | None:
+    digits = text.strip().removeprefix("+")
+    return int(digits) if digits.isascii() and digits.isdecimal() else None
+
+
+def _apply_thread_limits() -> None:
+    """Set OMP_NUM_THREADS to what OpenMP's limits allow: oneDNN waits forever for a thread that a limit takes away.
+
+    Raises:
+        ValueError: OpenMP would choose the number of threads of each parallel region.
+    """
+    if os.environ.get("OMP_DYNAMIC", "").strip().lower() == "true":
+        raise ValueError("OMP_DYNAMIC=true: the kernels need a fixed number of threads; use OMP_NUM_THREADS instead")
+    threads = requested_threads() or len(os.sched_getaffinity(0))
+    limit = _number_in(os.environ.get("OMP_THREAD_LIMIT", "")) or threads
+    if _number_in(os.environ.get("OMP_MAX_ACTIVE_LEVELS", "")) == 0:
+        limit = 1
+    if limit < threads:
+        os.environ["OMP_NUM_THREADS"] = str(limit)
 
 
 def configure_process() -> None:
@@ -53,8 +73,8 @@ def configure_process() -> None:
     second call changes nothing.
 
     Raises:
-        ValueError: OMP_NUM_THREADS or a stack size is so large that OpenMP would abort the process; or see
-            `require_unforked`.
+        ValueError: OMP_NUM_THREADS or a stack size is so large that OpenMP would abort the process; the number of
+            threads may change (OMP_DYNAMIC); or see `require_unforked`.
     """
     require_unforked()
     if requested_threads() > _MAX_THREADS:
@@ -66,6 +86,7 @@ def configure_process() -> None:
         size = _STACK_SIZE.fullmatch(os.environ.get(name, ""))
         if size and int(size[1]) * _STACK_UNITS[size[2].lower()] > _MAX_STACK_BYTES:
             raise ValueError(f"{name}={os.environ[name]:.60}: at most 1G per thread is supported; remove it")
+    _apply_thread_limits()
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     fix_mmap_threshold()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +82,43 @@ def test_python_api_configures_process(name: str) -> None:
         code = code.replace(', data="no-such-file.yaml"', "")
     done = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=False)
     assert done.stdout.strip().splitlines()[-1:] == ["passive"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({"OMP_THREAD_LIMIT": "1"}, "1"),
+        ({"OMP_MAX_ACTIVE_LEVELS": "0"}, "1"),
+        ({"OMP_NUM_THREADS": "4", "OMP_THREAD_LIMIT": " 3"}, "3"),
+        ({"OMP_NUM_THREADS": "2", "OMP_THREAD_LIMIT": "3"}, "2"),
+        ({"OMP_NUM_THREADS": "2", "OMP_THREAD_LIMIT": "none", "OMP_MAX_ACTIVE_LEVELS": "1"}, "2"),
+    ],
+)
+def test_limits_of_openmp_apply(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], threads: str) -> None:
+    for name in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OMP_MAX_ACTIVE_LEVELS", "OMP_DYNAMIC"):
+        monkeypatch.setenv(name, variables.get(name, ""))  # restored afterwards, even if the call sets it
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    configure_process()
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+TWO_STEPS = ["--cfg", "yolov5n.yaml", "--data", "shapes", "--imgsz", "64", "--batch-size", "64", "--epochs", "1"]
+
+
+@pytest.mark.parametrize("variable", ["OMP_THREAD_LIMIT=1", "OMP_MAX_ACTIVE_LEVELS=0", "OMP_DYNAMIC=true"])
+def test_no_thread_limit_hangs(tmp_path: Path, variable: str) -> None:
+    name, _, value = variable.partition("=")
+    environment = {key: text for key, text in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "graph_train", *TWO_STEPS, "--device", "cpu", "--project", str(tmp_path), "--noplots"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**environment, name: value},
+    )
+    if name == "OMP_DYNAMIC":
+        assert done.returncode == 2
+        assert done.stderr.startswith("graph-train: OMP_DYNAMIC=true: the kernels need a fixed number of threads")
+    else:
+        assert done.returncode == 0, done.stderr
