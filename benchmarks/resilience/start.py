@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.harness.flags import add_repeats, add_training
 from benchmarks.harness.machine import PROJECT_FOLDER, commit
 from benchmarks.harness.measure import ratios, summarise, take_turns
 from benchmarks.harness.tables import Table, number
 from benchmarks.harness.training_command import as_flags
 from benchmarks.harness.workers import environment_for
+from benchmarks.resilience.first_step import PARTS
 from benchmarks.step.competitors import other_checkout
 from kernels.host.process_settings import with_process_settings
 
@@ -42,6 +45,7 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
     speedups: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="graph-bench-start-") as folder:
         commands = _commands(flags, Path(folder))
+        parts = _median_parts(_Start([*commands[TRAINING], "2"], flags, PROJECT_FOLDER), flags.repeats)
         for what, command in commands.items():
             sides = {THIS_CHECKOUT: _Start(command, flags, PROJECT_FOLDER)}
             if against:
@@ -58,7 +62,19 @@ def run(flags: argparse.Namespace) -> dict[str, Any]:
                     name: ratios(values[OTHER_CHECKOUT], values[THIS_CHECKOUT]).as_dict()
                     for name, values in measured.items()
                 }
-    return {"rows": rows, "speedups": speedups, "other_commit": commit(against) if against else None}
+    return {
+        "rows": rows,
+        "parts": parts,
+        "speedups": speedups,
+        "other_commit": commit(against) if against else None,
+    }
+
+
+def _median_parts(start: "_Start", repeats: int) -> list[dict[str, Any]]:
+    """Return each part of the first training step, and the second step for comparison."""
+    take_turns({THIS_CHECKOUT: start}, repeats=repeats, label=f"{TRAINING}, parts")
+    measured = start.parts[-repeats:]
+    return [{"part": part, "seconds": summarise(found[part] for found in measured).median} for part in measured[0]]
 
 
 def _commands(flags: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
@@ -88,6 +104,7 @@ class _Start:
 
     Attributes:
         processor_seconds: user and system time of each start so far, until its end.
+        parts: seconds of each part of each start so far; empty for a command that reports none.
     """
 
     def __init__(self, command: Sequence[str], flags: argparse.Namespace, checkout: Path) -> None:
@@ -96,6 +113,7 @@ class _Start:
         self._environment = {**with_process_settings(environment_for(flags.threads)), "PYTHONPATH": str(checkout)}
         self._checkout = checkout
         self.processor_seconds: list[float] = []
+        self.parts: list[dict[str, float]] = []
 
     def __call__(self) -> float:
         with tempfile.TemporaryFile("w+") as output:
@@ -111,8 +129,18 @@ class _Start:
         if process.returncode:
             raise ValueError(f"{' '.join(self._command[:3])}: exit code {process.returncode}: {' | '.join(lines[-3:])}")
         self.processor_seconds.append(usage.ru_utime + usage.ru_stime)
-        first_step = [float(line.split()[2]) for line in lines if line.startswith("first step ")]
-        return (first_step[0] if first_step else ended) - started
+        ends = dict(_ends_of_parts(lines))
+        self.parts.append(dict(zip(ends, np.diff([started, *ends.values()]).tolist(), strict=True)))
+        return ends.get("first step", ended) - started
+
+
+def _ends_of_parts(lines: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """Yield the parts that `first_step` has reported, and when they ended."""
+    names = [name for parts in PARTS.values() for name in parts]
+    for line in lines:
+        name, _, moment = line.rpartition(" ")
+        if name in names:
+            yield name, float(moment)
 
 
 def tables(body: Mapping[str, Any]) -> list[Table]:
@@ -127,7 +155,12 @@ def tables(body: Mapping[str, Any]) -> list[Table]:
             (row["what"], row["side"], number(seconds.median), quartiles, number(spent.median), shown[0], shown[1])
         )
     columns = ("what", "side", "s", "quartiles", "processor s", "times as fast", "processor time, ratio")
-    return [Table("From the start of the command", columns, tuple(rows), tuple(_notes(body)))]
+    parts = tuple((part["part"], number(part["seconds"])) for part in body.get("parts", ()))
+    note = "first step: compiles the graph; second step: the same work without compiling"
+    return [
+        Table("From the start of the command", columns, tuple(rows), tuple(_notes(body))),
+        *([Table("Parts of the first training step", ("part", "s"), parts, (note,))] if parts else []),
+    ]
 
 
 def _ratio(summary: Mapping[str, float]) -> str:

@@ -22,6 +22,16 @@ def test_start_ends_at_first_step_if_any() -> None:
         assert 0.6 <= start.processor_seconds[0] < 3
 
 
+def test_parts_of_a_start() -> None:
+    work = "import time; time.sleep(0.2)\n"
+    lines = "".join(f"{work}print({part!r}, repr(time.time()), flush=True)\n" for part in ("imports", "first step"))
+    start = _Start(["-c", f"print('Epoch 1')\n{lines}"], FLAGS, PROJECT_FOLDER)
+    seconds = start()
+    assert list(start.parts[0]) == ["imports", "first step"]
+    assert all(0.2 <= part < 5 for part in start.parts[0].values())
+    assert abs(sum(start.parts[0].values()) - seconds) < 1e-3
+
+
 def test_failed_start_is_reported() -> None:
     with pytest.raises(ValueError, match=r"exit code 3: no such thing"):
         _Start(["-c", "print('no such thing'); raise SystemExit(3)"], FLAGS, PROJECT_FOLDER)()
