@@ -20,6 +20,7 @@ _REMEDY = "start Python without this option"
 _MEMORY_LIMITS = {"-d": resource.RLIMIT_DATA, "-v": resource.RLIMIT_AS}
 _OUT_OF_MEMORY_MESSAGES = (
     "failed to map segment",
+    "cannot map zero-fill pages",
     "cannot allocate memory",
     "Cannot allocate memory",
     "bad_alloc",

@@ -105,6 +105,7 @@ def test_low_limit_on_data_is_named(tmp_path: Path) -> None:
         (MemoryError("Unable to allocate 7 EiB"), True),
         (RuntimeError("can't start new thread"), True),
         (ImportError("libdali.so: failed to map segment from shared object"), True),
+        (ImportError("libcufft.so: cannot map zero-fill pages"), True),
         (OSError(12, "Cannot allocate memory"), True),
         (RuntimeError("\x1b[1mError\x1b[0m: allocate failed"), True),
         (RuntimeError("something else"), False),
