@@ -91,15 +91,23 @@ _MIN_ADDRESS_BYTES = 7 * 10**9
 """Libraries, threads and a tiny network map 6.7 GB of address space on two cores; with less, some of them hang."""
 
 
-def _require_addresses() -> None:
-    """Raise if the limit on address space is too low for OneFlow and DALI.
+_MIN_DATA_BYTES = 1_200_000_000
+"""A tiny training on two cores runs with 1.2 GB of data; with less, libraries abort the process."""
+
+
+def _require_memory_limits() -> None:
+    """Raise if a limit on address space or data is too low for OneFlow and DALI.
 
     Raises:
-        MemoryError: `ulimit -v` allows too little.
+        MemoryError: `ulimit -v` or `ulimit -d` allows too little.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_BYTES:
-        raise MemoryError(f"OneFlow and DALI need {_MIN_ADDRESS_BYTES / 1e9:.0f} GB of address space")
+    for kind, least, what in (
+        (resource.RLIMIT_AS, _MIN_ADDRESS_BYTES, "address space"),
+        (resource.RLIMIT_DATA, _MIN_DATA_BYTES, "data"),
+    ):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise MemoryError(f"OneFlow and DALI need {least / 1e9:g} GB of {what}")
 
 
 _PROC = Path("/proc")
@@ -116,7 +124,7 @@ def _require_proc() -> None:
 
 
 def _import_oneflow() -> Any:
-    _require_addresses()
+    _require_memory_limits()
     _require_proc()
     _preload_cuda_libraries()
     with StderrFilter(), _interrupts_delayed():

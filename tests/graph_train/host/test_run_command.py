@@ -88,14 +88,14 @@ def test_low_address_space_limit_is_reported_early(module: str, limit: int, tmp_
     assert f"`ulimit -v` is {limit / 1e9:.1f} GB: raise it" in last and "Traceback" not in done.stderr
 
 
-def test_low_limit_on_data_is_named(tmp_path: Path) -> None:
-    limit = 300_000_000
+@pytest.mark.parametrize("limit", [100_000_000, 300_000_000, 800_000_000, 1_100_000_000])
+def test_low_limit_on_data_is_named(tmp_path: Path, limit: int) -> None:
     command = ["-m", "graph_train", *FLAGS["graph_train"]]
     done = run_python(
         *command, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     )
     assert done.returncode == USER_ERROR
-    assert "`ulimit -d` is 0.3 GB: raise it (`ulimit -d unlimited`)" in done.stderr.splitlines()[-1]
+    assert f"`ulimit -d` is {limit / 1e9:.1f} GB: raise it (`ulimit -d unlimited`)" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
