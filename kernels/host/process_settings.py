@@ -17,6 +17,8 @@ _STACK_VARIABLES = ("OMP_STACKSIZE", "GOMP_STACKSIZE")
 _STACK_SIZE = re.compile(r"\s*\+?([0-9]{1,20})\s*([bkmg]?)\s*", re.IGNORECASE)
 _STACK_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "": 1 << 10}
 _MAX_STACK_BYTES = 1 << 30
+_CRASHING_VARIABLES = ("ONEFLOW_DEBUG", "ONEFLOW_DEBUG_MODE", "ONEFLOW_PYTHON_STACK_GETTER")
+_TRUE = frozenset({"1", "true", "yes", "on", "y"})
 _loaded_in = 0
 """The process that has loaded OneFlow; 0 if none has."""
 
@@ -74,7 +76,7 @@ def configure_process() -> None:
 
     Raises:
         ValueError: OMP_NUM_THREADS or a stack size is so large that OpenMP would abort the process; the number of
-            threads may change (OMP_DYNAMIC); or see `require_unforked`.
+            threads may change (OMP_DYNAMIC); a variable makes OneFlow crash; or see `require_unforked`.
     """
     require_unforked()
     if requested_threads() > _MAX_THREADS:
@@ -86,6 +88,9 @@ def configure_process() -> None:
         size = _STACK_SIZE.fullmatch(os.environ.get(name, ""))
         if size and int(size[1]) * _STACK_UNITS[size[2].lower()] > _MAX_STACK_BYTES:
             raise ValueError(f"{name}={os.environ[name]:.60}: at most 1G per thread is supported; remove it")
+    for name in _CRASHING_VARIABLES:
+        if os.environ.get(name, "").lower() in _TRUE:
+            raise ValueError(f"{name}={os.environ[name]}: OneFlow 0.9.0 crashes with it; unset it")
     _apply_thread_limits()
     for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)

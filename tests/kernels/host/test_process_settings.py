@@ -122,3 +122,13 @@ def test_no_thread_limit_hangs(tmp_path: Path, variable: str) -> None:
         assert done.stderr.startswith("graph-train: OMP_DYNAMIC=true: the kernels need a fixed number of threads")
     else:
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["ONEFLOW_DEBUG", "ONEFLOW_DEBUG_MODE", "ONEFLOW_PYTHON_STACK_GETTER"])
+@pytest.mark.parametrize("value", ["1", "True"])
+def test_variables_that_crash_oneflow_are_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}: OneFlow 0.9.0 crashes with it; unset it"):
+        configure_process()
+    monkeypatch.setenv(name, "0")
+    configure_process()
