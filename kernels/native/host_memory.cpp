@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -68,7 +69,11 @@ void map_pages(char* block, size_t size) {
   std::vector<std::thread> threads;
   for (size_t begin = 0; begin < size; begin += part) {
     const size_t bytes = std::min(part, size - begin);
-    threads.emplace_back([=] { madvise(block + begin, bytes, MADV_POPULATE_WRITE); });
+    try {
+      threads.emplace_back([=] { madvise(block + begin, bytes, MADV_POPULATE_WRITE); });
+    } catch (const std::system_error&) {  // no more threads: the other pages are mapped at their first use
+      break;
+    }
   }
   for (std::thread& thread : threads) thread.join();
 }

@@ -1,5 +1,12 @@
 """Large blocks of host memory: clear, mapped at once, and returned to the system."""
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from tests.python_process import run_python
 
 _PROGRAM = """
@@ -64,4 +71,41 @@ print("done")
 
 def test_large_blocks() -> None:
     done = run_python("-c", _PROGRAM, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]
+
+
+_NO_MORE_THREADS = """
+#include <cerrno>
+#include <dlfcn.h>
+#include <pthread.h>
+extern "C" int fails = 0;
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*run)(void*), void* data) {
+  if (fails != 0) return EAGAIN;
+  return reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"))(thread, attributes, run, data);
+}
+"""
+_PROGRAM_WITHOUT_THREADS = """
+import ctypes
+from kernels.plugin import load_plugin, plugin_library
+load_plugin("require")
+from kernels.runtime import flow
+flow._oneflow_internal.eager.Sync()
+fails = ctypes.c_int.in_dll(ctypes.CDLL(None), "fails")
+flow.ones(4).numpy()
+fails.value = 1
+assert not flow.empty(16 << 20).numpy().any()
+assert plugin_library().graph_train_mapped_bytes() == 64 << 20
+fails.value = 0
+print("done")
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_no_thread_can_be_started(tmp_path: Path) -> None:
+    (tmp_path / "few.cpp").write_text(_NO_MORE_THREADS)
+    library = tmp_path / "few.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "few.cpp", "-o", library, "-ldl"], check=True, cwd=tmp_path)
+    preloaded = " ".join((os.environ.get("LD_PRELOAD", ""), str(library)))
+    environment = {**os.environ, "LD_PRELOAD": preloaded.strip()}
+    done = run_python("-c", _PROGRAM_WITHOUT_THREADS, env=environment, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]
