@@ -200,8 +200,6 @@ def _prepare_gpu(number: int) -> None:
     add_image.argtypes, add_image.restype = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int64], None
     for image in images:
         add_image(number, image, len(image))
-    # Copies to the GPU must not wait, and the graph does not need the cores.
-    plugin_library().graph_train_sleep_while_graphs_run(0)
     _process.prepared_gpus.add(number)
 
 
@@ -219,8 +217,6 @@ def _load(path: Path) -> ctypes.CDLL:
         _log.warning("this build of OneFlow may crash if a small graph ends before its start is recorded")
     if not (library.graph_train_skip_unread_shapes(1, 0) and library.graph_train_map_large_blocks(1)):
         _log.warning("compiling a graph takes longer than necessary with this build of OneFlow")
-    if not library.graph_train_sleep_while_graphs_run(1):
-        _log.warning("OneFlow's scheduler thread takes processor time from training with this build of OneFlow")
     if not library.graph_train_share_graph_memory(1):
         _log.warning("%s", self_check.SHARES_NOTHING)
     return library

@@ -38,8 +38,8 @@ class Variant:
         return self.module == TORCH
 
 
-def _own_variant(*, plugin: bool, graph: bool, amp: bool = False, **options: bool) -> Variant:
-    return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp, **options}, half=amp)
+def _own_variant(*, plugin: bool, graph: bool, amp: bool = False, share_memory: bool = True) -> Variant:
+    return Variant(OURS, {"plugin": plugin, "graph": graph, "amp": amp, "share_memory": share_memory}, half=amp)
 
 
 def _torch(*, channels_last: bool = False, compiled: bool = False, amp: bool = False) -> Variant:
@@ -51,7 +51,6 @@ VARIANTS: Mapping[str, Variant] = {
     "plugin-eager": _own_variant(plugin=True, graph=False),
     "plugin-graph-amp": _own_variant(plugin=True, graph=True, amp=True),
     "plugin-graph-separate": _own_variant(plugin=True, graph=True, share_memory=False),
-    "plugin-graph-yielding": _own_variant(plugin=True, graph=True, sleep=False),
     "stock-graph": _own_variant(plugin=False, graph=True),
     "stock-eager": _own_variant(plugin=False, graph=False),
     **{
@@ -69,9 +68,8 @@ VARIANTS: Mapping[str, Variant] = {
     "pytorch-amp": _torch(channels_last=True, amp=True),
     "pytorch-compile-amp": _torch(channels_last=True, compiled=True, amp=True),
 }
-"""Variants by name. In `plugin-graph-separate` each tensor has its own memory, as planned by OneFlow; in
-`plugin-graph-yielding` OneFlow's threads call sched_yield while a graph runs. `pytorch-amp` is autocast in
-channels-last; `pytorch-compile...` compiles the network only, as the loss has data-dependent shapes.
+"""Variants by name. In `plugin-graph-separate` each tensor has its own memory, as planned by OneFlow. `pytorch-amp` is
+autocast in channels-last; `pytorch-compile...` compiles the network only, as the loss has data-dependent shapes.
 `other-...` are the plugin's variants with the code of the `--against` checkout."""
 
 

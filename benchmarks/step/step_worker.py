@@ -18,7 +18,7 @@ from graph_train.ranks.placement import Placement
 from kernels.framework.activation_type import ActivationType
 from kernels.framework.global_rows import local_shard
 from kernels.framework.graph_memory import share_graph_memory
-from kernels.plugin import load_plugin, plugin_library
+from kernels.plugin import load_plugin
 from kernels.runtime import Tensor, flow
 from models.loss import DetectionLoss
 from models.loss_config import LossConfig
@@ -42,22 +42,12 @@ def describe(folder: str, model: str, batch_size: int, imgsz: int, num_classes: 
 
 
 def prepare(
-    folder: str,
-    device: str,
-    threads: int,
-    *,
-    plugin: bool,
-    graph: bool,
-    amp: bool,
-    share_memory: bool = True,
-    sleep: bool = True,
+    folder: str, device: str, threads: int, *, plugin: bool, graph: bool, amp: bool, share_memory: bool = True
 ) -> dict[str, Any]:
     """Build the step from the files of `write_point` and execute it once, which compiles a graph."""
     if plugin:
         load_plugin("require")
         share_graph_memory(enabled=share_memory)
-        if not sleep:
-            plugin_library().graph_train_sleep_while_graphs_run(0)
     return prepare_at(Placement(select_device(device)), Path(folder), plugin=plugin, graph=graph, amp=amp)
 
 

@@ -13,7 +13,7 @@ int num_threads() {
 
 int current_core() { return sched_getcpu(); }
 
-// OneFlow's scheduler thread calls sched_yield while ops run. Its core looks busy to the system, which may
+// OneFlow's scheduler thread calls sched_yield while a graph runs. Its core looks busy to the system, which may
 // therefore run two threads of a team on the same other core; a step then takes 1.7 times as long.
 void leave_core(int core) {
   if (core < 0 || sched_getcpu() != core) return;

@@ -77,15 +77,10 @@ def test_wheel_provides_archive(sources: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 class _Library:
-    """A fake plugin that records what it receives."""
+    """A fake plugin that records the images it receives."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, bytes]] = []
-        self.sleeps = 1
-
-    def graph_train_sleep_while_graphs_run(self, on: int) -> int:
-        self.sleeps = on
-        return 1
 
     @property
     def graph_train_cuda_add_image(self) -> Any:
@@ -120,12 +115,7 @@ def test_nothing_is_compiled_for_cpu(library: _Library, monkeypatch: pytest.Monk
     monkeypatch.setattr(plugin, "compute_capabilities", lambda: pytest.fail("asked the driver"))
     assert plugin.load_plugin("require").loaded
     assert plugin.load_plugin("auto", "cpu").loaded
-    assert library.given == [] and library.sleeps
-
-
-def test_threads_that_serve_a_gpu_do_not_sleep(library: _Library) -> None:
-    plugin.load_plugin("auto", "cuda")
-    assert not library.sleeps
+    assert library.given == []
 
 
 def test_kernels_are_added_once_per_gpu_architecture(library: _Library) -> None:
