@@ -1,20 +1,23 @@
 """Self-check of the plugin's changes to OneFlow, run once for each compiled library.
 
-The plugin replaces internals of OneFlow: the kernel registry of each op, the memory planner of graphs, and the
-allocation of large blocks. Another build of OneFlow could differ there. A child process, which may crash, therefore
-runs an op before and after the plugin is loaded, allocates a large tensor, and runs a small graph; the result is stored
-next to the library.
+The plugin replaces internals of OneFlow: the kernel registry of each op, the memory planner of graphs, the allocation
+of large blocks, and the queue of graph runs. Another build of OneFlow could differ there. A child process, which may
+crash, therefore runs an op before and after the plugin is loaded, allocates a large tensor, and runs a small graph.
 """
 
+import contextlib
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from kernels.build.cache import PluginUnavailableError, private_cache_folder
 from kernels.host.files import write_atomically
 
 GOOD = "good"
-RESULT_NAME = "self-check"
+_CACHE_NAME = "self-checks"
+"""Subfolder of the cache with the results of libraries that are stored elsewhere."""
 _TIMEOUT_SECONDS = 120
 _LARGE = 1 << 23
 """Elements of a tensor whose memory comes directly from the system, see `native/host_memory.cpp`."""
@@ -24,16 +27,34 @@ _PROGRAM = "from kernels.build.self_check import main; import sys; main(sys.argv
 def check(library: Path) -> str:
     """Return `GOOD`, or one line about the failure; takes seconds the first time.
 
-    A library in a folder that this user cannot write, such as a wheel's, is not checked.
+    The result is stored next to the library or, for a library in a folder of another user, such as that of a wheel
+    installed by root, in the cache.
     """
-    note = library.with_name(RESULT_NAME)
-    if not note.exists():
-        if not os.access(library.parent, os.W_OK) or library.parent.stat().st_uid != os.geteuid():
-            return GOOD
+    name = result_name(library)
+    beside = library.with_name(name)
+    if beside.exists():
+        return _stored(beside)
+    if os.access(library.parent, os.W_OK) and library.parent.stat().st_uid == os.geteuid():
+        note = beside
+    else:
         try:
-            write_atomically(note, _probe(library))
-        except OSError:
+            note = private_cache_folder(_CACHE_NAME) / name
+        except (OSError, PluginUnavailableError):  # no writable or private cache: checked at each start
             return _probe(library)
+        if note.exists():
+            return _stored(note)
+    found = _probe(library)
+    with contextlib.suppress(OSError):
+        write_atomically(note, found)
+    return found
+
+
+def result_name(library: Path) -> str:
+    """Return the name of the file with the result; another library of the same name has another one."""
+    return f"self-check-{hashlib.sha256(library.read_bytes()).hexdigest()[:24]}"
+
+
+def _stored(note: Path) -> str:
     return note.read_text(encoding="utf-8").strip() or GOOD
 
 
