@@ -194,12 +194,16 @@ class Schedule:
     @cached_property
     def _warmup_updates(self) -> tuple[frozenset[int], int]:
         """The warm-up iterations that update the weights, and the last one of them (-1: none)."""
-        updating, last = set(), -1
+        updating, last, iteration = set(), -1, 0
         # The run may end during warm-up; a typing error in `warmup_epochs` can make it billions of iterations long.
-        for iteration in range(min(self.warmup + 1, self.epochs * self.batches_per_epoch)):
-            if iteration - last >= self.accumulate(iteration):
-                last = iteration
-                updating.add(iteration)
+        end = min(self.warmup + 1, self.epochs * self.batches_per_epoch)
+        while iteration < end:
+            earliest = last + self.accumulate(iteration)
+            if iteration < earliest:  # `accumulate` never falls, so no iteration in between updates
+                iteration = earliest
+                continue
+            updating.add(iteration)
+            last, iteration = iteration, iteration + 1
         return frozenset(updating), last
 
     def _updates(self, iteration: int) -> bool:

@@ -59,6 +59,19 @@ def test_update_steps_match_reference_loop(batch_size: int) -> None:
         assert schedule.at(i, i // 150).update == stepped, i
 
 
+def test_long_warmup_is_not_walked_through_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Schedule(epochs=3, batches_per_epoch=20_000, batch_size=2, warmup=60_000)
+    real, asked = Schedule.accumulate, []
+
+    def accumulate(self: Schedule, iteration: int) -> int:
+        asked.append(iteration)
+        return real(self, iteration)
+
+    monkeypatch.setattr(Schedule, "accumulate", accumulate)
+    assert schedule.at(0, 0).update
+    assert len(asked) < 60_000 / 4
+
+
 @pytest.mark.parametrize(
     ("batch_size", "accumulates"), [(16, True), (42, True), (43, False), (64, False), (100, False)]
 )
