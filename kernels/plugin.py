@@ -168,10 +168,7 @@ def _configure_graphs() -> None:
 
 
 def _start_session() -> Any:
-    """Return the session that runs graphs.
-
-    Otherwise the first graph would start it and print messages.
-    """
+    """Start the session that runs graphs, without the messages that the first graph would print, and return it."""
     session = flow.framework.session_context.GetDefaultSession()
     with StderrFilter():
         session.TryInit()

@@ -19,3 +19,12 @@ def run_python(*arguments: str | Path, check: bool = False, **options: Any) -> s
     command = [sys.executable, *map(str, arguments)]
     options.setdefault("env", {**os.environ, "PYTHONPATH": str(ROOT)})
     return subprocess.run(command, check=check, capture_output=True, text=True, **options)
+
+
+def preloading(source: str, folder: Path) -> dict[str, str]:
+    """Compile C++ to a library in `folder` and return an environment in which it is loaded before all others."""
+    (folder / "first.cpp").write_text(source)
+    library = folder / "first.so"
+    subprocess.run(["g++", "-shared", "-fPIC", "-O1", "first.cpp", "-o", library, "-ldl"], check=True, cwd=folder)
+    before = os.environ.get("LD_PRELOAD", "")  # the sanitizers', whose library must be first
+    return {**os.environ, "PYTHONPATH": str(ROOT), "LD_PRELOAD": f"{before} {library}".strip()}

@@ -45,7 +45,7 @@ TrainingRunner: Any = getattr(_runner, "TrainingRunner", None) or _runner.Lab
 
 
 def step_for_a_gpu(folder: Path, *capabilities: str, **flags: Any) -> dict[str, Any]:
-    """How the step of a run for GPUs, one per rank, is compiled; see `run_of_a_gpu_job`."""
+    """Return how the step of a run for GPUs, one per rank, is compiled; see `run_of_a_gpu_job`."""
     ranks = len(capabilities)
     settings = TrainingRunner(folder).flags(graph=True, kernels="require", device="0", **flags)
     words = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in settings.items()})

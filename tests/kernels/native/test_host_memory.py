@@ -1,13 +1,11 @@
 """Large blocks of host memory: clear, mapped at once, and returned to the system."""
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.python_process import run_python
+from tests.python_process import preloading, run_python
 
 _PROGRAM = """
 import os
@@ -102,10 +100,6 @@ print("done")
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_no_thread_can_be_started(tmp_path: Path) -> None:
-    (tmp_path / "few.cpp").write_text(_NO_MORE_THREADS)
-    library = tmp_path / "few.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "few.cpp", "-o", library, "-ldl"], check=True, cwd=tmp_path)
-    preloaded = " ".join((os.environ.get("LD_PRELOAD", ""), str(library)))
-    environment = {**os.environ, "LD_PRELOAD": preloaded.strip()}
+    environment = preloading(_NO_MORE_THREADS, tmp_path)
     done = run_python("-c", _PROGRAM_WITHOUT_THREADS, env=environment, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]

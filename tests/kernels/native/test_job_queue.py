@@ -1,14 +1,12 @@
 """A graph run that finishes before OneFlow has queued it is harmless."""
 
 import importlib.util
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.python_process import run_python
+from tests.python_process import preloading, run_python
 
 _ENQUEUE = "_ZN7oneflow2vm19LazyJobStreamPolicy14EnqueueNNGraphERKSt10shared_ptrINS_9NNGraphIfEE"
 
@@ -50,9 +48,6 @@ def test_graph_run_may_end_before_it_is_queued(tmp_path: Path) -> None:
     found = importlib.util.find_spec("oneflow")
     assert found is not None and found.origin is not None
     (library,) = (Path(found.origin).parents[1] / "oneflow.libs").glob("liboneflow-*.so")
-    (tmp_path / "late.cpp").write_text(_DELAYING_LIBRARY % {"enqueue": _ENQUEUE, "library": library.name})
-    late = tmp_path / "late.so"
-    subprocess.run(["g++", "-shared", "-fPIC", "-O1", "late.cpp", "-o", late, "-ldl"], check=True, cwd=tmp_path)
-    preloaded = " ".join((os.environ.get("LD_PRELOAD", ""), str(late)))  # the sanitizers', whose library must be first
-    done = run_python("-c", _PROGRAM, env={**os.environ, "LD_PRELOAD": preloaded.strip()}, timeout=120)
+    source = _DELAYING_LIBRARY % {"enqueue": _ENQUEUE, "library": library.name}
+    done = run_python("-c", _PROGRAM, env=preloading(source, tmp_path), timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-2000:]

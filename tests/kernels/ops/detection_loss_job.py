@@ -49,7 +49,7 @@ class _DescentGraph(flow.nn.Graph):
         return total, parts
 
 
-def _whole(tensor: Tensor) -> np.ndarray:
+def _all_rows(tensor: Tensor) -> np.ndarray:
     if not tensor.is_global:
         return np.asarray(tensor.numpy())
     return np.asarray(tensor.to_global(placement=tensor.placement, sbp=flow.sbp.broadcast).to_local().numpy())
@@ -84,12 +84,12 @@ def main(mode: PluginMode) -> None:
     ours[0].backward()
     theirs = _DescentGraph(captured)(given)
     for index in range(2):
-        np.testing.assert_allclose(_whole(ours[index]), expected[index].numpy(), rtol=1e-6)
-        np.testing.assert_allclose(_whole(theirs[index]), expected[index].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(_all_rows(ours[index]), expected[index].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(_all_rows(theirs[index]), expected[index].numpy(), rtol=1e-6)
     for level, array in enumerate(arrays):
         gradient = alone.maps()[level].grad.numpy()
-        np.testing.assert_array_equal(_whole(eager.maps()[level].grad), gradient)
-        np.testing.assert_array_equal(_whole(captured.maps()[level]), array - gradient)
+        np.testing.assert_array_equal(_all_rows(eager.maps()[level].grad), gradient)
+        np.testing.assert_array_equal(_all_rows(captured.maps()[level]), array - gradient)
 
 
 if __name__ == "__main__":
