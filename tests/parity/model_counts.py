@@ -52,7 +52,8 @@ def _columns(model: DetectionModel, size: Complexity) -> dict[str, float]:
     }
     columns["params_fused"], columns["modules_fused"] = _predicted_fused(model, size)
     if size.parameters <= FOLDED_PARAMETERS:
-        model.fuse()
+        with np.errstate(invalid="ignore", over="ignore"):  # the weights are not initialised
+            model.fuse()
         columns["params_fused"] = sum(parameter.numel() for parameter in model.parameters())
         columns["modules_fused"] = sum(1 for _ in model.modules())
     return columns
