@@ -87,8 +87,8 @@ def page_text(found: Sequence[StoredResult], results: Path) -> str:
 def newest(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the newest result of each benchmark, machine and setting; other JSON files are skipped with a message.
 
-    A result replaces an older one of the same benchmark, machine and settings (except `_SAME`). In benchmarks with
-    points it must also have all of its rows (`_ROW`).
+    A result replaces an older one of the same benchmark, machine, environment and settings (except `_SAME`). In
+    benchmarks with points it must also have all of its rows (`_ROW`).
 
     Raises:
         ValueError: a result of another format version, or damaged.
@@ -123,7 +123,7 @@ def _newer(result: Mapping[str, Any], found: Sequence[StoredResult]) -> list[Sto
 
 
 def _measured(result: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return the benchmark, the machine and the values of all flags that the benchmark has today."""
+    """Return the benchmark, the machine, the environment and the values of all flags that the benchmark has today."""
     defaults = _defaults(result["benchmark"])
     # In a benchmark with points, `--quick` only selects other points.
     in_rows = (*_LISTS, "quick") if "points" in defaults else ()
@@ -132,8 +132,8 @@ def _measured(result: Mapping[str, Any]) -> tuple[object, ...]:
         for name, default in defaults.items()
         if name not in (*_SAME, *in_rows)
     )
-    machine = result["machine"]
-    return (result["benchmark"], machine["processor"], *machine["gpus"], *values)
+    machine, environment = result["machine"], sorted(result.get("environment", {}).items())
+    return (result["benchmark"], machine["processor"], *machine["gpus"], *environment, *values)
 
 
 @cache
